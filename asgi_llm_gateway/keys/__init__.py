@@ -1,0 +1,1 @@
+"""The secrets the gateway shows providers."""

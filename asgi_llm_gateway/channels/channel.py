@@ -1,0 +1,75 @@
+"""One configured way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import ConfigurationError
+from ..keys.choosing import CHOOSERS
+from ..keys.pool import KeyPool
+from ..upstream.contract import Timeouts, Upstream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """A provider, its base URL, its keys and the models it serves.
+
+        Channel(name="main", provider="openai", keys=["env:OPENAI_API_KEY"], models=["gpt-*"])
+
+    keys are secrets, `env:NAME` or `file:PATH`, or a KeyPool of your own. `models` are globs of
+    what callers may ask this channel for; `model_mapping` renames on the way out. Higher
+    `priority` is asked first, `weight` is the share among equals, `groups` are the caller groups
+    it serves. `passthrough` lets files and any other path through to it. `proxy` (a URL) and
+    `upstream` (your own Upstream) replace the direct connection. Raises ConfigurationError for
+    values that cannot work; nothing is read or opened before the gateway starts.
+    """
+
+    name: str
+    provider: str = "custom"
+    base_url: str | None = None
+    keys: Sequence[str] | KeyPool = field(default=(), repr=False)
+    models: Sequence[str] = ()
+    model_mapping: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    weight: float = 1
+    groups: Sequence[str] = ("default",)
+    timeouts: Timeouts | Mapping[str, float | None] = Timeouts()
+    choose_key: str = "random"
+    passthrough: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    upstream: Upstream | None = None
+
+    def __post_init__(self) -> None:
+        where = f"channel {self.name!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise ConfigurationError(
+                f"{where}: a name is 1 to 64 letters, digits, dots, dashes or underscores"
+            )
+        for what in ("models", "groups", "keys"):
+            if isinstance(getattr(self, what), str):
+                raise ConfigurationError(f"{where}: {what} is a list; put the name in [ ]")
+        if not self.weight > 0:
+            raise ConfigurationError(f"{where}: weight must be above 0")
+        if self.choose_key not in CHOOSERS:
+            raise ConfigurationError(
+                f"{where}: choose_key is one of {', '.join(sorted(CHOOSERS))}"
+            )
+        if not self.models and not self.passthrough:
+            raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
+        if isinstance(self.timeouts, Mapping):
+            object.__setattr__(self, "timeouts", _timeouts(self.timeouts, where))
+
+
+def _timeouts(given: Mapping[str, float | None], where: str) -> Timeouts:
+    unknown = set(given) - set(Timeouts.__slots__)
+    if unknown:
+        known = ", ".join(Timeouts.__slots__)
+        raise ConfigurationError(f"{where}: timeouts has {sorted(unknown)[0]!r}; known are {known}")
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"{where}: timeouts.{name} must be above 0 seconds")
+    return Timeouts(**given)

@@ -1,0 +1,72 @@
+"""One try of an exchange on one channel with one key, and what parts may say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import GatewayError
+from ..wire.usage import Usage
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A try, under way or over.
+
+    `model` is the provider's name of the model, after alias and mapping. `key` is the key's
+    fingerprint, never the key. `status` is the provider's, once it answered; `failure` is why it
+    did not serve. Times are the loop's clock, in seconds.
+    """
+
+    number: int
+    channel: str
+    provider: str
+    model: str
+    key: str
+    started: float
+    ended: float | None = None
+    status: int | None = None
+    failure: GatewayError | None = None
+    usage: Usage | None = None
+
+
+class AttemptGuard(Protocol):
+    """What a part must know about each attempt; it puts one on `exchange.guards`.
+
+    A guard is called for every attempt: a fallback to a dearer model, another channel's own
+    bucket, an allow-list checked once more after the model was mapped.
+    """
+
+    async def before(self, attempt: Attempt) -> None:
+        """Raise a GatewayError to make the relay go on to the next candidate."""
+        ...
+
+    def after(self, attempt: Attempt) -> None:
+        """The attempt is over, well or badly; called for each whose `before` was called.
+
+        It must not suspend: it also runs while the call is being cancelled.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """What is worth keeping of a call once it is over: no prompt, no secret."""
+
+    id: str
+    request_id: str | None
+    endpoint: str
+    dialect: str
+    model: str | None
+    caller: str | None
+    group: str | None
+    outcome: str
+    status: int | None
+    channel: str | None
+    attempts: int
+    usage: Usage | None
+    cache_status: str | None
+    losses: tuple[str, ...]
+    started: float
+    first_byte: float | None
+    ended: float | None

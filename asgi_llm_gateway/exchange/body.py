@@ -1,0 +1,259 @@
+"""The caller's request body: buffered JSON, a form up to its first file, or a stream.
+
+Whoever asks first reads it; everybody after that sees the same body, as it now stands. A JSON body
+is inflated and limited while it is read, so that what is checked is what is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import (
+    BodyTooLarge,
+    ClientLeft,
+    Headers,
+    InvalidRequest,
+    RequestTimeout,
+    UnsupportedMedia,
+)
+from ..runtime import sweep
+from ..wire.inflate import Inflater, inflater
+from ..wire.jsonview import JSONObject, View, view_of
+from ..wire.multipart import MultipartPrelude
+
+Receive = Callable[[], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How much of a caller's body is taken and how long it may take to arrive.
+
+    max_bytes is counted after inflating; idle and total are seconds.
+    """
+
+    max_bytes: int = 32 * 1024 * 1024
+    idle: float = 30.0
+    total: float = 120.0
+
+
+class JSONBody:
+    """A whole JSON object; `set` changes top-level members without decoding the rest."""
+
+    __slots__ = ("_json", "_view", "changed")
+
+    def __init__(self, raw: bytes, *, changed: bool = False) -> None:
+        self._json = JSONObject(raw)
+        self._view: View | None = None
+        self.changed = changed
+        """Whether the bytes differ from what the caller sent (inflated counts)."""
+
+    @property
+    def view(self) -> View:
+        """The few members the gateway acts on; InvalidRequest names one of the wrong type."""
+        if self._view is None:
+            self._view = view_of(self._json)
+        return self._view
+
+    @property
+    def raw(self) -> bytes:
+        """The body's bytes as they now stand."""
+        return self._json.bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The whole body decoded, for reading; hand a changed one to `replace`."""
+        return self._json.document()
+
+    def get(self, member: str) -> Any:
+        """One top-level member, decoded; None when absent."""
+        return self._json.get(member)
+
+    def set(self, member: str, value: Any) -> None:
+        """Change or add one top-level member; the other members' bytes stay as they are."""
+        self._json.set(member, value)
+        self._view, self.changed = None, True
+
+    def replace(self, document: dict[str, Any]) -> None:
+        """Put another document in place of the body; `view` is renewed."""
+        self._json.replace(document)
+        self._view, self.changed = None, True
+
+
+class MultipartBody:
+    """A form whose fields before the first file are read; the files stay in the stream."""
+
+    __slots__ = ("_model", "_prelude", "_tail", "changed", "more")
+
+    def __init__(self, prelude: MultipartPrelude, *, more: bool) -> None:
+        self._prelude = prelude
+        self._model: str | None = None
+        self._tail = prelude.after_file()
+        self.more = more
+        """Whether the rest of the form is still to be received."""
+        self.changed = False
+
+    @property
+    def view(self) -> View:
+        """The members the gateway acts on that a form can carry."""
+        fields = self._prelude.fields
+        return View(
+            model=self._model or fields.get("model"), stream=fields.get("stream") in ("true", "1")
+        )
+
+    def set(self, member: str, value: str) -> None:
+        """Only `model` can be changed: the rest of the form is sent as it came."""
+        if member != "model":
+            raise InvalidRequest(f"the form field {member!r} cannot be changed", param=member)
+        self._model, self.changed = value, True
+
+    @property
+    def head(self) -> bytes:
+        """What was read so far, with the model as it now stands."""
+        return self._prelude.seen if self._model is None else self._prelude.rewrite(self._model)
+
+    @property
+    def grown(self) -> int:
+        """By how many bytes the form differs in length from what the caller announced."""
+        return len(self.head) - len(self._prelude.seen)
+
+    def check(self, piece: bytes) -> None:
+        """Look at what follows the first file; InvalidRequest for a `model` field there."""
+        self._tail.feed(piece)
+
+
+class StreamBody:
+    """A body no part reads."""
+
+    __slots__ = ()
+    changed = False
+    view = View()
+
+
+Body = JSONBody | MultipartBody | StreamBody
+
+
+def content_length(headers: Headers) -> int | None:
+    """The announced length; InvalidRequest when there are two or it is no plain number."""
+    found: bytes | None = None
+    for name, value in headers:
+        if name == b"content-length":
+            if (found is not None and found != value) or not value.isdigit():
+                raise InvalidRequest("the content-length header is not one plain number")
+            found = value
+    return None if found is None else int(found)
+
+
+class _Late:
+    """Holds the caller to the limits of time; the loop's sweep does the looking."""
+
+    __slots__ = ("_limits", "_start", "_task", "late", "progress")
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
+        self.late = False
+
+    def __enter__(self) -> _Late:
+        self._task = asyncio.current_task()
+        self._start = self.progress = asyncio.get_running_loop().time()
+        sweep().add(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        sweep().remove(self)
+        ours = self.late and kind is asyncio.CancelledError and self._task is not None
+        # A cancel of somebody else's came as well if uncancel() leaves one: that one wins.
+        if ours and self._task is not None and self._task.uncancel() == 0:
+            raise RequestTimeout("the request body did not arrive in time") from None
+
+    def tick(self, now: float) -> None:
+        limits = self._limits
+        late = now - self.progress > limits.idle or now - self._start > limits.total
+        if late and not self.late and self._task is not None:
+            self.late = True
+            self._task.cancel()
+
+
+async def _next(receive: Receive) -> Any:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    return message
+
+
+async def pieces(receive: Receive, limits: BodyLimits) -> AsyncIterator[bytes]:
+    """The body as it arrives; RequestTimeout when it is late, ClientLeft when the caller goes."""
+    more = True
+    while more:
+        with _Late(limits):
+            message = await _next(receive)
+        more = message.get("more_body", False)
+        if piece := message.get("body", b""):
+            yield piece
+
+
+async def read_json(headers: Headers, receive: Receive, limits: BodyLimits) -> JSONBody:
+    """Read a JSON body whole; what it is called (`content-type`) matters only if it is a form.
+
+    Raises BodyTooLarge (before reading when the announced length is over the limit),
+    InvalidRequest, UnsupportedMedia, RequestTimeout or ClientLeft.
+    """
+    inflate = _inflater_for_json(headers, limits)
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    with _Late(limits) as clock:
+        while more:
+            message = await _next(receive)
+            more = message.get("more_body", False)
+            piece: bytes = message.get("body", b"")
+            plain = inflate.feed(piece) if inflate and piece else piece
+            size += len(plain)
+            if size > limits.max_bytes:
+                raise too_large(limits)
+            parts.append(plain)
+            if more:
+                clock.progress = asyncio.get_running_loop().time()
+    if inflate:
+        inflate.finish()
+    return JSONBody(parts[0] if len(parts) == 1 else b"".join(parts), changed=inflate is not None)
+
+
+def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
+    """Refuses by the headers alone what need not be read; else how to read it."""
+    coding = b""
+    for name, value in headers:
+        if name == b"content-type":
+            if value.startswith((b"multipart/", b"application/x-www-form-urlencoded")):
+                raise UnsupportedMedia("this endpoint reads JSON: send content-type application/json")
+        elif name == b"content-length":
+            if (content_length(headers) or 0) > limits.max_bytes:
+                raise too_large(limits)
+        elif name == b"content-encoding":
+            coding = value.strip().lower()
+    return inflater(coding, limits.max_bytes)
+
+
+async def read_multipart(headers: Headers, receive: Receive, limits: BodyLimits) -> MultipartBody:
+    """Read a form up to its first file's headers and leave the rest in `receive`."""
+    content_type = b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedMedia("a form cannot be sent compressed")
+    prelude = MultipartPrelude(content_type)
+    more = True
+    while more and not prelude.done:
+        with _Late(limits):
+            message = await _next(receive)
+        more = message.get("more_body", False)
+        prelude.feed(message.get("body", b""))
+    return MultipartBody(prelude, more=more)
+
+
+def too_large(limits: BodyLimits) -> BodyTooLarge:
+    """The refusal of a body over the limit."""
+    return BodyTooLarge(f"the request body is over the limit of {limits.max_bytes} bytes")

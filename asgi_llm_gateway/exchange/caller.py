@@ -1,0 +1,35 @@
+"""Who calls the gateway, once authenticated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The access token's owner as every part sees it; never the token itself.
+
+    `token_id` identifies the access token (a hash, safe to store and log), `models` are globs of
+    what it may ask for (None: everything), `channels` the names of the channels it is bound to
+    (None: any). `extra` is whatever an authenticating callable of the host wants to hand on.
+    """
+
+    name: str
+    token_id: str
+    user: str | None = None
+    group: str = "default"
+    models: tuple[str, ...] | None = None
+    channels: tuple[str, ...] | None = None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    def may_use(self, model: str) -> bool:
+        """Whether the token's list of models allows this one."""
+        return self.models is None or matches(model, self.models)
+
+
+def matches(model: str, globs: Iterable[str]) -> bool:
+    """The one way models are matched everywhere: case counts, and `*` also spans `/`."""
+    return any(glob == model or fnmatchcase(model, glob) for glob in globs)

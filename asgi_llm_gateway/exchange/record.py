@@ -1,0 +1,262 @@
+"""The record of one call: found or made by every part before it calls the app inside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ..endpoints import Endpoint, below_mount, endpoint_of
+from ..errors import AuthenticationFailed, Headers
+from ..runtime import Tasks
+from ..wire.usage import Usage
+from .attempt import Attempt, AttemptGuard, CallRecord
+from .body import (
+    Body,
+    BodyLimits,
+    JSONBody,
+    MultipartBody,
+    StreamBody,
+    content_length,
+    read_json,
+    read_multipart,
+)
+from .caller import Caller
+from .snapshot import Snapshot
+
+SCOPE_KEY = "asgi_llm_gateway"
+"""The one scope key of this package; the endpoint's record lives under it."""
+
+Receive = Callable[[], Coroutine[Any, Any, Any]]
+T = TypeVar("T")
+
+PREFIXES = ("/v1", "/v1beta")
+"""Where a part on a host's app acts unless it is told otherwise."""
+
+
+class Exchange:
+    """One call through the gateway, and everything known about it.
+
+    Members have class-level defaults so that making one costs little; what is a list or a mapping
+    is made when first needed.
+    """
+
+    caller: Caller | None = None
+    model: str | None = None
+    """The model the caller asked for, before alias and mapping."""
+    body: Body | None = None
+    usage: Usage | None = None
+    outcome: str | None = None
+    """ok, refused, provider_error, failed, truncated or client_left; None while under way."""
+    status: int | None = None
+    cache_status: str | None = None
+    limits: BodyLimits = BodyLimits()
+    tasks: Tasks | None = None
+    first_byte: float | None = None
+    ended: float | None = None
+    everything_ours: bool = False
+    """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
+    _id: str | None = None
+    _request_id: str | None = None
+    _read_from: Receive | None = None
+
+    def __init__(self, scope: Any, started: float = 0.0) -> None:
+        self.root_path: str = scope.get("root_path", "")
+        self.path: str = scope["path"]
+        self.endpoint: Endpoint = endpoint_of(scope)
+        self.started = started
+        self.attempts: list[Attempt] = []
+        self.guards: list[AttemptGuard] = []
+        self.losses: list[str] = []
+        self._held: dict[int, Any] = {}
+
+    @classmethod
+    def of(cls, scope: Any) -> Exchange:
+        """The scope's exchange, made on first sight; the endpoint is read anew below a mount."""
+        exchange: Exchange | None = scope.get(SCOPE_KEY)
+        if exchange is None:
+            exchange = scope[SCOPE_KEY] = cls(scope)
+        elif exchange.root_path != scope.get("root_path", "") or exchange.path != scope["path"]:
+            exchange.root_path = scope.get("root_path", "")
+            exchange.path = scope["path"]
+            exchange.endpoint = endpoint_of(scope)
+        return exchange
+
+    @property
+    def id(self) -> str:
+        """128 random bits of ours; what money and slots are keyed by."""
+        if self._id is None:
+            self._id = os.urandom(16).hex()
+        return self._id
+
+    def request_id(self, scope: Any) -> str:
+        """What goes out as x-request-id: the caller's own if it is harmless, else our id."""
+        if self._request_id is None:
+            for name, value in scope["headers"]:
+                if name == b"x-request-id" and 0 < len(value) <= 200 and _printable(value):
+                    self._request_id = value.decode("ascii")
+                    break
+            else:
+                self._request_id = self.id
+        return self._request_id
+
+    def concerns(self, scope: Any, prefixes: tuple[str, ...] = PREFIXES) -> bool:
+        """Whether a part should act on this request at all."""
+        if self.everything_ours:
+            return True
+        path = below_mount(scope["path"], scope.get("root_path", ""))
+        root = scope.get("root_path", "")
+        return any(
+            p == path or path.startswith(p + "/") or root == p or root.endswith(p)
+            for p in prefixes
+        )
+
+    def require_caller(self, part: str) -> Caller:
+        """The caller, or the refusal of a part that cannot do its work without one."""
+        if self.caller is None:
+            raise AuthenticationFailed(
+                f"{part} needs to know the caller and no part outside it named one: add "
+                f"TokenAuthMiddleware outside {part} (with add_middleware the last added is "
+                f"outermost), or build {part} with anonymous=True",
+                code="caller_required",
+            )
+        return self.caller
+
+    def hold(self, snapshot: Snapshot[T]) -> T:
+        """The snapshot's value as it was when this exchange first asked."""
+        held = self._held
+        key = id(snapshot)
+        if key in held:
+            value: T = held[key]
+            return value
+        held[key] = snapshot.current
+        return snapshot.current
+
+    async def read(self, scope: Any, receive: Receive) -> Body:
+        """The body, read from `receive` by whoever asks first.
+
+        Raises InvalidRequest and its kind, or ClientLeft when the caller goes while sending.
+        """
+        body = self.body
+        if body is None:
+            kind = self.endpoint.body
+            headers: Headers = scope["headers"]
+            if kind == "json":
+                body = await read_json(headers, receive, self.limits)
+            elif kind == "multipart":
+                body = await read_multipart(headers, receive, self.limits)
+            else:
+                body = StreamBody()
+            self.body = body
+            self._read_from = receive
+        return body
+
+    def inward(self, scope: Any, receive: Receive) -> tuple[Any, Receive]:
+        """The scope and receive for the app inside a part that asked for the body.
+
+        The body is replayed as it now stands, `content-length` corrected; whatever `receive` still
+        holds of the old one is skipped, and then it is passed on: only the innermost app awaits
+        the caller's leaving.
+        """
+        body = self.body
+        if isinstance(body, JSONBody):
+            if body.changed:
+                scope = {**scope, "headers": _resized(scope["headers"], len(body.raw))}
+            return scope, _replay(body, receive)
+        if isinstance(body, MultipartBody):
+            length = content_length(scope["headers"])
+            if body.changed and length is not None:
+                scope = {**scope, "headers": _resized(scope["headers"], length + body.grown)}
+            return scope, _replay_form(body, receive, again=receive is not self._read_from)
+        return scope, receive
+
+    async def settle(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish `work` (giving money or a slot back) however often this call is cancelled."""
+        if self.tasks is None:
+            self.tasks = Tasks()
+        return await self.tasks.settle(work)
+
+    def record(self) -> CallRecord:
+        """What is worth keeping of the call."""
+        last = self.attempts[-1] if self.attempts else None
+        return CallRecord(
+            id=self.id,
+            request_id=self._request_id,
+            endpoint=self.endpoint.name,
+            dialect=self.endpoint.dialect,
+            model=self.model,
+            caller=self.caller.name if self.caller else None,
+            group=self.caller.group if self.caller else None,
+            outcome=self.outcome or "unknown",
+            status=self.status,
+            channel=last.channel if last else None,
+            attempts=len(self.attempts),
+            usage=self.usage,
+            cache_status=self.cache_status,
+            losses=tuple(self.losses),
+            started=self.started,
+            first_byte=self.first_byte,
+            ended=self.ended,
+        )
+
+
+def _printable(value: bytes) -> bool:
+    return all(0x21 <= byte <= 0x7E for byte in value)
+
+
+def _resized(headers: Headers, length: int) -> Headers:
+    """The headers of a body that is now `length` plain bytes."""
+    dropped = (b"content-length", b"content-encoding", b"transfer-encoding")
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    kept.append((b"content-length", b"%d" % length))
+    return kept
+
+
+async def _skip_to_leaving(receive: Receive) -> Any:
+    """The next message that is not body: the caller's leaving."""
+    while (message := await receive())["type"] == "http.request":
+        pass
+    return message
+
+
+def _replay(body: JSONBody, receive: Receive) -> Receive:
+    told = False
+
+    async def replay() -> Any:
+        nonlocal told
+        if told:
+            return await _skip_to_leaving(receive)
+        told = True
+        return {"type": "http.request", "body": body.raw, "more_body": False}
+
+    return replay
+
+
+def _replay_form(body: MultipartBody, receive: Receive, *, again: bool) -> Receive:
+    """The form's head, then the rest of it from `receive`.
+
+    `again`: somebody further out read the form, so `receive` is itself a replay (through whatever
+    the host put between) and begins with the head, which must not be told twice.
+    """
+    told = False
+    skip = 0
+
+    async def replay() -> Any:
+        nonlocal told, skip
+        if not told:
+            told = True
+            head = body.head
+            skip = len(head) if again else 0
+            return {"type": "http.request", "body": head, "more_body": body.more}
+        message = await receive()
+        while skip and message["type"] == "http.request":
+            piece = message.get("body", b"")
+            skip, piece = max(0, skip - len(piece)), piece[skip:]
+            if piece or not message.get("more_body", False):
+                return {**message, "body": piece}
+            message = await receive()
+        if not again and message["type"] == "http.request":
+            body.check(message.get("body", b""))
+        return message
+
+    return replay

@@ -1,0 +1,50 @@
+"""Where secrets are written down: inline, in the environment, in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import ConfigurationError
+
+
+def resolve(source: str, environ: Mapping[str, str], *, where: str) -> list[str]:
+    """The secrets a source names: `env:NAME`, `file:PATH` (one per line) or the text itself.
+
+    Blank and duplicate lines of a file are skipped. Raises ConfigurationError, naming `where` and
+    what to do, for an unset variable, an unreadable file, or a line that no HTTP header can carry
+    (named by its number, never by its text).
+    """
+    if source.startswith("env:"):
+        name = source[4:]
+        value = environ.get(name, "").strip()
+        if not value:
+            raise ConfigurationError(f"{where}: the environment variable {name} is not set; set it")
+        return [_checked(value, f"{where}: the environment variable {name}")]
+    if source.startswith("file:"):
+        return _from_file(Path(source[5:]), where)
+    return [_checked(source.strip(), where)] if source.strip() else []
+
+
+def resolve_all(sources: Iterable[str], environ: Mapping[str, str], *, where: str) -> list[str]:
+    """The secrets of several sources, in order, each once."""
+    return list(dict.fromkeys(s for one in sources for s in resolve(one, environ, where=where)))
+
+
+def _from_file(path: Path, where: str) -> list[str]:
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"{where}: cannot read {path}: {reason}") from exc
+    lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
+    found = [_checked(line, f"{where}: line {n} of {path}") for n, line in lines if line]
+    return list(dict.fromkeys(found))
+
+
+def _checked(secret: str, where: str) -> str:
+    if not all("!" <= char <= "~" for char in secret):
+        raise ConfigurationError(
+            f"{where} holds a space or a character that no HTTP header can carry; remove it"
+        )
+    return secret

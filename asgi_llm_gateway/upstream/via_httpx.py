@@ -1,0 +1,179 @@
+"""Any httpx client as a way out: for proxies, HTTP/2, SOCKS, mocks and a host's own transports.
+
+Neither httpx nor httpx2 (same API, other classes) is imported before a client of it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+from ..errors import BadAnswer, ConfigurationError, Headers
+from . import faults
+from .contract import UpstreamRequest
+
+__all__ = ["HttpxAnswer", "HttpxUpstream", "proxied"]
+
+
+class HttpxUpstream:
+    """An Upstream over an `httpx.AsyncClient` or `httpx2.AsyncClient`, or a factory of one.
+
+    The client's own headers, cookies, auth and event hooks apply; its timeouts and redirects do
+    not. `aclose_client`: the client is ours to close. A factory is called at the first call, and
+    what it makes is always ours.
+    """
+
+    def __init__(self, client: Any, *, aclose_client: bool = False) -> None:
+        self._factory: Callable[[], Any] | None = None
+        self._client: Any = None
+        self._foreign: tuple[type[Exception], ...] = ()
+        self._ours = aclose_client
+        if hasattr(client, "build_request"):
+            self._adopt(client)
+        else:
+            self._factory = client
+            self._ours = True
+
+    async def send(self, request: UpstreamRequest) -> HttpxAnswer:
+        """See contract.Upstream; also raises InvalidRequest for what the client refuses to send."""
+        if self._client is None:
+            assert self._factory is not None
+            self._adopt(self._factory())
+        timeouts = request.timeouts
+        loop = asyncio.get_running_loop()
+        ends_at = None if timeouts.total is None else loop.time() + timeouts.total
+        try:
+            foreign = self._client.build_request(
+                request.method,
+                f"{request.origin.scheme}://{request.origin.netloc}{request.target}",
+                headers=_headers(request),
+                content=request.body,
+                timeout=(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.wait),
+            )
+            async with asyncio.timeout_at(ends_at):
+                response = await self._client.send(foreign, stream=True, follow_redirects=False)
+        except self._foreign as exc:
+            raise faults.from_client(exc, in_body=False) from exc
+        except TimeoutError as exc:
+            raise faults.timed_out("total", timeouts.total) from exc
+        # httpx has one limit for every read; from here on the answer keeps its own.
+        foreign.extensions.get("timeout", {})["read"] = None
+        return HttpxAnswer(response, self._foreign, timeouts.idle, timeouts.total, ends_at)
+
+    async def aclose(self) -> None:
+        """Close the client, if it is ours; one from a factory is made anew by the next call."""
+        client = self._client
+        if client is not None and self._ours:
+            if self._factory is not None:
+                self._client = None
+            await client.aclose()
+
+    def _adopt(self, client: Any) -> None:
+        self._client = client
+        self._foreign = _foreign_errors(client)
+
+
+class HttpxAnswer:
+    """An httpx response as an UpstreamResponse."""
+
+    def __init__(
+        self,
+        response: Any,
+        foreign: tuple[type[Exception], ...],
+        idle: float | None,
+        total: float | None,
+        ends_at: float | None,
+    ) -> None:
+        self.status: int = response.status_code
+        self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+        self._response = response
+        self._foreign = foreign
+        self._idle = idle
+        self._total = total
+        self._ends_at = ends_at
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            pieces = self._response.aiter_raw()
+            while (piece := await self._next(pieces)) is not None:
+                yield piece
+        finally:
+            await self.aclose()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; raises BadAnswer when it is over `limit` bytes."""
+        pieces = []
+        size = 0
+        try:
+            async for piece in self:
+                size += len(piece)
+                if size > limit:
+                    raise BadAnswer(f"the provider's answer is over {limit} bytes")
+                pieces.append(piece)
+        finally:
+            await self.aclose()
+        return b"".join(pieces)
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body was not read to its end."""
+        await self._response.aclose()
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        limits = []
+        if self._idle is not None:
+            limits.append((loop.time() + self._idle, "idle", self._idle))
+        if self._ends_at is not None:
+            limits.append((self._ends_at, "total", self._total or 0.0))
+        when, phase, seconds = min(limits, default=(None, "idle", None))
+        try:
+            async with asyncio.timeout_at(when):
+                return await anext(pieces, None)
+        except self._foreign as exc:
+            raise faults.from_client(exc, in_body=True) from exc
+        except TimeoutError as exc:
+            raise faults.timed_out(phase, seconds) from exc
+
+
+def proxied(proxy_url: str) -> HttpxUpstream:
+    """An upstream that goes through the proxy at `proxy_url` (http, https or socks5).
+
+    The environment's proxies are ignored, cookies are not kept: one caller's would meet another's.
+    """
+
+    def client() -> Any:
+        import httpx
+
+        return httpx.AsyncClient(
+            proxy=proxy_url,
+            trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            limits=httpx.Limits(
+                max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=55.0
+            ),
+        )
+
+    return HttpxUpstream(client)
+
+
+def _headers(request: UpstreamRequest) -> Headers:
+    headers = list(request.headers)
+    if not any(name.lower() == b"accept-encoding" for name, _ in headers):
+        # The client would ask for gzip, and what it then gets is passed on as it is.
+        headers.append((b"accept-encoding", b"identity"))
+    if request.content_length is not None and not isinstance(request.body, bytes):
+        headers.append((b"content-length", b"%d" % request.content_length))
+    return headers
+
+
+def _foreign_errors(client: Any) -> tuple[type[Exception], ...]:
+    """The roots of the exceptions of the library this client's class comes from."""
+    for cls in type(client).__mro__:
+        library = sys.modules.get(cls.__module__.partition(".")[0])
+        roots = [getattr(library, name, None) for name in faults.FOREIGN_CLIENT_ERRORS]
+        if all(isinstance(root, type) for root in roots):
+            return tuple(root for root in roots if root is not None)
+    raise ConfigurationError("an HttpxUpstream needs an httpx.AsyncClient or httpx2.AsyncClient")
