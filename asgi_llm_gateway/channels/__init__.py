@@ -1,0 +1,1 @@
+"""Configured ways out, who serves what, and which to ask next."""

@@ -58,7 +58,7 @@ class Channel:
             raise ConfigurationError(
                 f"{where}: choose_key is one of {', '.join(sorted(CHOOSERS))}"
             )
-        if not self.models and not self.passthrough:
+        if not (self.models or self.model_mapping or self.passthrough):
             raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
         if isinstance(self.timeouts, Mapping):
             object.__setattr__(self, "timeouts", _timeouts(self.timeouts, where))

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..runtime import sweep
 from ..wire.inflate import Inflater, inflater
-from ..wire.jsonview import JSONObject, View, view_of
+from ..wire.jsonview import JSONObject, View, check_model, view_of
 from ..wire.multipart import MultipartPrelude
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]
@@ -71,6 +71,14 @@ class JSONBody:
         """One top-level member, decoded; None when absent."""
         return self._json.get(member)
 
+    def spliced(self, changes: dict[str, bytes]) -> bytes:
+        """The bytes with these members (given as JSON) set, the body itself left as it is."""
+        return self._json.spliced(changes)
+
+    def raw_member(self, member: str) -> bytes | None:
+        """One top-level member's JSON, undecoded."""
+        return self._json.raw_member(member)
+
     def set(self, member: str, value: Any) -> None:
         """Change or add one top-level member; the other members' bytes stay as they are."""
         self._json.set(member, value)
@@ -85,12 +93,11 @@ class JSONBody:
 class MultipartBody:
     """A form whose fields before the first file are read; the files stay in the stream."""
 
-    __slots__ = ("_model", "_prelude", "_tail", "changed", "more")
+    __slots__ = ("_model", "_prelude", "changed", "more")
 
     def __init__(self, prelude: MultipartPrelude, *, more: bool) -> None:
         self._prelude = prelude
         self._model: str | None = None
-        self._tail = prelude.after_file()
         self.more = more
         """Whether the rest of the form is still to be received."""
         self.changed = False
@@ -98,10 +105,8 @@ class MultipartBody:
     @property
     def view(self) -> View:
         """The members the gateway acts on that a form can carry."""
-        fields = self._prelude.fields
-        return View(
-            model=self._model or fields.get("model"), stream=fields.get("stream") in ("true", "1")
-        )
+        model = self._model or self._prelude.model
+        return View(model=model, stream=self._prelude.fields.get("stream") in ("true", "1"))
 
     def set(self, member: str, value: str) -> None:
         """Only `model` can be changed: the rest of the form is sent as it came."""
@@ -121,7 +126,7 @@ class MultipartBody:
 
     def check(self, piece: bytes) -> None:
         """Look at what follows the first file; InvalidRequest for a `model` field there."""
-        self._tail.feed(piece)
+        self._prelude.scan(piece)
 
 
 class StreamBody:
@@ -251,6 +256,10 @@ async def read_multipart(headers: Headers, receive: Receive, limits: BodyLimits)
             message = await _next(receive)
         more = message.get("more_body", False)
         prelude.feed(message.get("body", b""))
+    if not more:
+        prelude.finish()
+    if prelude.model is not None:
+        check_model(prelude.model)
     return MultipartBody(prelude, more=more)
 
 

@@ -56,6 +56,8 @@ class Exchange:
     ended: float | None = None
     everything_ours: bool = False
     """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
+    announced: int | None = None
+    """The length of a form as the caller announced it; None when it came in chunks."""
     _id: str | None = None
     _request_id: str | None = None
     _read_from: Receive | None = None
@@ -145,6 +147,7 @@ class Exchange:
                 body = await read_json(headers, receive, self.limits)
             elif kind == "multipart":
                 body = await read_multipart(headers, receive, self.limits)
+                self.announced = content_length(headers)
             else:
                 body = StreamBody()
             self.body = body

@@ -55,16 +55,15 @@ def endpoint_url(
     if override is None:
         prefix = base.prefix(provider.version_path)
         return base.join(prefix + "/" + path.lstrip("/"), query, model)
-    label = f"paths.{name}"
     if _SCHEME.match(override):
-        base = _Base.parse(override, label)
+        base = _Base.parse(override, f"paths.{name}")
         return base.join(base.path or "/", query, model)
-    _check_text(override, label)
+    _check_text(override, f"paths.{name}")
     moved, _, own_query = override.partition("?")
     query = "&".join(part for part in (own_query, query) if part)
-    if moved.startswith("/"):
-        return base.join(moved, query, model)
-    return base.join(f"{base.prefix(provider.version_path)}/{moved}", query, model)
+    if not moved.startswith("/"):
+        moved = f"{base.prefix(provider.version_path)}/{moved}"
+    return base.join(moved, query, model)
 
 
 @dataclass(frozen=True, slots=True)

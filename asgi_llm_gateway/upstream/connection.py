@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         """Read on: what had piled up was taken."""
         self.paused = False
-        if not self.closed:
+        if not self.closed and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def unsent(self) -> int:
@@ -191,7 +191,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.done:
+            # A second answer that nobody asked for: none of it may reach this one.
             self.keep = False
+            self.parts = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value.rstrip()))

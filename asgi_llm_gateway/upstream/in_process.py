@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from ..errors import BadAnswer, ConnectionLost, Headers, UpstreamError
+from ..errors import BadAnswer, ClientLeft, ConnectionLost, GatewayError, Headers
 from .contract import UpstreamRequest
 from .deadlines import Budget
 
@@ -36,17 +36,19 @@ class InProcessUpstream:
         answer = InProcessAnswer(self._app, request)
         self._running.add(answer)
         answer.task.add_done_callback(lambda _: self._running.discard(answer))
+        begun = False
         try:
             await answer.head()
+            begun = True
         finally:
-            if not answer.status:
-                await answer.aclose()
+            if not begun:
+                await answer.end()
         return answer
 
     async def aclose(self) -> None:
         """End every call under way."""
         for answer in tuple(self._running):
-            await answer.aclose()
+            await answer.end()
 
 
 class InProcessAnswer:
@@ -60,10 +62,12 @@ class InProcessAnswer:
         self._parts: list[bytes] = []
         self._asked = self._whole = self._left = False
         """The app has read the whole request; it has sent its whole answer; the reader has left."""
+        self._caller_error: Exception | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
-        self.task = asyncio.get_running_loop().create_task(_run(app, _scope(request), self))
-        self.task.add_done_callback(lambda _: self._news.set())
+        self._over = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self._run(app))
+        self.task.add_done_callback(self._app_ended)
 
     async def head(self) -> None:
         """Until the app has begun to answer; raises when it does not."""
@@ -100,17 +104,25 @@ class InProcessAnswer:
         return body
 
     async def aclose(self) -> None:
-        """Tell the app that nobody listens any more, and see it end."""
+        """Free once the app has sent its last byte; else it is told that nobody listens, and ended.
+
+        An app whose answer is whole may still be at work: that is its own affair.
+        """
+        if not self._whole:
+            await self.end()
+
+    async def end(self) -> None:
+        """Disconnect the app, and cancel it if it does not end by itself."""
         self._left = True
-        self._room.set()
-        self._news.set()
-        if not self.task.done():
-            await asyncio.wait({self.task}, timeout=_GRACE)
-        if not self.task.done():
+        for event in (self._room, self._news, self._over):
+            event.set()
+        try:
+            if not self.task.done():
+                await asyncio.wait({self.task}, timeout=_GRACE)
+        finally:
             self.task.cancel()
+        if not self.task.done():
             await asyncio.wait({self.task})
-        if not self.task.cancelled():
-            self.task.exception()  # looked at, so that the loop does not report it
 
     async def _until(self, happened: Callable[[], bool], phase: str, limit: float | None) -> None:
         """Wait for it, for the app's end, or for the reader's leaving; or raise UpstreamTimeout."""
@@ -119,18 +131,51 @@ class InProcessAnswer:
                 self._news.clear()
                 await self._news.wait()
 
-    def _ended(self) -> UpstreamError:
+    def _ended(self) -> Exception:
+        if self._caller_error is not None:
+            return self._caller_error
         if self._left:
             return ConnectionLost("the answer was closed before it was read to its end")
-        exc = None if self.task.cancelled() else self.task.exception()
         lost = ConnectionLost("the provider app ended before its answer was whole")
-        lost.__cause__ = exc
+        lost.__cause__ = None if self.task.cancelled() else self.task.exception()
         return lost
+
+    def _app_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # looked at, so that the loop does not report it as forgotten
+        self._news.set()
 
     # The app's side
 
-    async def sent(self, message: Message) -> None:
-        """Take one message of the app; later ones than the reader's leaving go nowhere."""
+    async def _run(self, app: ASGIApp) -> None:
+        body = self._request.body
+        try:
+            await app(_scope(self._request), self._receive, self._send)
+        finally:
+            aclose = getattr(body, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def _receive(self) -> Message:
+        body = self._request.body
+        if self._asked:
+            await self._over.wait()
+            return {"type": "http.disconnect"}
+        if isinstance(body, bytes):
+            piece, more = body, False
+        else:
+            try:
+                next_piece = await anext(body, None)
+            except (GatewayError, ClientLeft) as exc:
+                self._caller_error = exc
+                raise
+            piece, more = next_piece or b"", next_piece is not None
+        self._asked = not more
+        self._news.set()
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+    async def _send(self, message: Message) -> None:
+        """Take one message of the app; after the reader has left they go nowhere."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = [(bytes(k).lower(), bytes(v)) for k, v in message.get("headers", ())]
@@ -138,16 +183,36 @@ class InProcessAnswer:
             if body := bytes(message.get("body", b"")):
                 self._parts.append(body)
             self._whole = not message.get("more_body", False)
+            if self._whole:
+                self._over.set()
         self._news.set()
-        while sum(map(len, self._parts)) > _READ_AHEAD and not self._left:
+        while sum(map(len, self._parts)) > _READ_AHEAD and not (self._left or self._whole):
             self._room.clear()
             await self._room.wait()
 
-    async def left(self) -> Message:
-        """What receive() says after the request's last byte."""
-        self._asked = True
-        self._news.set()
-        while not (self._left or self._whole):
-            self._gone.clear()
-            await self._gone.wait()
-        return {"type": "http.disconnect"}
+
+def _scope(request: UpstreamRequest) -> Scope:
+    origin = request.origin
+    path, _, query = request.target.partition("?")
+    headers = [(b"host", origin.netloc.encode()), *request.headers]
+    if isinstance(request.body, bytes):
+        if request.body:
+            headers.append((b"content-length", b"%d" % len(request.body)))
+    elif request.content_length is not None:
+        headers.append((b"content-length", b"%d" % request.content_length))
+    else:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": origin.scheme,
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(name.lower(), value) for name, value in headers],
+        "client": ("127.0.0.1", 0),
+        "server": (origin.host, origin.port),
+    }

@@ -129,7 +129,8 @@ class OriginPool:
     def _take_idle(self, now: float) -> Connection | None:
         while self.idle:
             connection, _ = self.idle.popitem()
-            if now - connection.idle_since < self._bounds.idle_expiry:
+            expired = now - connection.idle_since >= self._bounds.idle_expiry
+            if not expired and not connection.transport.is_closing():
                 return connection
             connection.discard()
         return None

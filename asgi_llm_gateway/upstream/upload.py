@@ -22,7 +22,7 @@ async def upload(connection: Connection, body: AsyncIterator[bytes], length: int
         aclose = getattr(body, "aclose", None)
         if aclose is not None:
             await aclose()
-    if connection.closed:
+    if connection.closed or connection.transport.is_closing():
         return
     if length is None:
         connection.transport.write(b"0\r\n\r\n")
@@ -36,7 +36,7 @@ async def _write_pieces(
 ) -> int:
     sent = 0
     async for piece in body:
-        if connection.closed:
+        if connection.closed or connection.transport.is_closing():
             break
         if not piece:
             continue  # as a chunk it would mean the end

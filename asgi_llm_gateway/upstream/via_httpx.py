@@ -5,7 +5,6 @@ Neither httpx nor httpx2 (same API, other classes) is imported before a client o
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -14,6 +13,7 @@ from typing import Any
 from ..errors import BadAnswer, ConfigurationError, Headers
 from . import faults
 from .contract import UpstreamRequest
+from .deadlines import Budget
 
 __all__ = ["HttpxAnswer", "HttpxUpstream", "proxied"]
 
@@ -43,8 +43,7 @@ class HttpxUpstream:
             assert self._factory is not None
             self._adopt(self._factory())
         timeouts = request.timeouts
-        loop = asyncio.get_running_loop()
-        ends_at = None if timeouts.total is None else loop.time() + timeouts.total
+        budget = Budget(timeouts.total)
         try:
             foreign = self._client.build_request(
                 request.method,
@@ -53,15 +52,13 @@ class HttpxUpstream:
                 content=request.body,
                 timeout=(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.wait),
             )
-            async with asyncio.timeout_at(ends_at):
+            async with budget.limit("total", None):
                 response = await self._client.send(foreign, stream=True, follow_redirects=False)
         except self._foreign as exc:
             raise faults.from_client(exc, in_body=False) from exc
-        except TimeoutError as exc:
-            raise faults.timed_out("total", timeouts.total) from exc
         # httpx has one limit for every read; from here on the answer keeps its own.
         foreign.extensions.get("timeout", {})["read"] = None
-        return HttpxAnswer(response, self._foreign, timeouts.idle, timeouts.total, ends_at)
+        return HttpxAnswer(response, self._foreign, timeouts.idle, budget)
 
     async def aclose(self) -> None:
         """Close the client, if it is ours; one from a factory is made anew by the next call."""
@@ -84,16 +81,14 @@ class HttpxAnswer:
         response: Any,
         foreign: tuple[type[Exception], ...],
         idle: float | None,
-        total: float | None,
-        ends_at: float | None,
+        budget: Budget,
     ) -> None:
         self.status: int = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
         self._response = response
         self._foreign = foreign
         self._idle = idle
-        self._total = total
-        self._ends_at = ends_at
+        self._budget = budget
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -122,20 +117,11 @@ class HttpxAnswer:
         await self._response.aclose()
 
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
-        loop = asyncio.get_running_loop()
-        limits = []
-        if self._idle is not None:
-            limits.append((loop.time() + self._idle, "idle", self._idle))
-        if self._ends_at is not None:
-            limits.append((self._ends_at, "total", self._total or 0.0))
-        when, phase, seconds = min(limits, default=(None, "idle", None))
         try:
-            async with asyncio.timeout_at(when):
+            async with self._budget.limit("idle", self._idle):
                 return await anext(pieces, None)
         except self._foreign as exc:
             raise faults.from_client(exc, in_body=True) from exc
-        except TimeoutError as exc:
-            raise faults.timed_out(phase, seconds) from exc
 
 
 def proxied(proxy_url: str) -> HttpxUpstream:

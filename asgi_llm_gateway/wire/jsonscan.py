@@ -48,27 +48,41 @@ def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
     count = len(members)
     if count > MAX_MEMBERS:
         raise InvalidRequest(f"the request body has more than {MAX_MEMBERS} members")
-    # Names, values, quotes, colons, commas and braces: if that is every byte, the body is compact
-    # and nothing in it was left out of `members`, so no member occurs twice.
-    spare = len(raw) - sum(map(len, members)) - sum(map(len, members.values())) - 4 * count - 1
-    if spare and not (spare == 2 * count - 1 and _is_spaced(raw, members)):
-        _refuse_repeated(raw, members)
+    if members:
+        spaced = raw.startswith(b'": ', len(next(iter(members))) + 2)
+        if not (_is_spaced(raw, members) if spaced else _is_compact(raw, members)):
+            _refuse_repeated(raw, members)
     return members
 
 
+def _is_compact(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
+    """Whether `raw` is these members with nothing between them, so that none was left out.
+
+    Names, values, quotes, colons, commas and braces are then every byte there is.
+    """
+    counted = sum(map(len, members)) + sum(map(len, members.values()))
+    return counted + 4 * len(members) + 1 == len(raw)
+
+
 def _is_spaced(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
-    """Whether `raw` is these members as Python's json.dumps writes them."""
-    pieces: list[bytes] = []
-    for name, value in members.items():
-        pieces += _spaced_header(name), value
-    pieces[0] = b"{" + pieces[0][2:]
+    """Whether `raw` is these members as Python's json.dumps writes them.
+
+    Its bytes are compared, since a repeated member can be as long as the spaces are.
+    """
+    if len(members) > 32 or len("".join(members)) > 1024:
+        return False  # a stranger's names are not worth remembering; the walk will do
+    pieces: list[bytes] = [b""] * (2 * len(members))
+    pieces[::2] = _spaced_headers(*members)
+    pieces[1::2] = members.values()
     pieces.append(b"}")
     return b"".join(pieces) == raw
 
 
-@lru_cache(1024)
-def _spaced_header(name: str) -> bytes:
-    return f', "{name}": '.encode()
+@lru_cache(256)
+def _spaced_headers(*names: str) -> list[bytes]:
+    headers = [f', "{name}": '.encode() for name in names]
+    headers[0] = b"{" + headers[0][2:]
+    return headers
 
 
 def _refuse_repeated(raw: bytes, members: dict[str, msgspec.Raw]) -> None:
@@ -89,7 +103,7 @@ def _refuse_repeated(raw: bytes, members: dict[str, msgspec.Raw]) -> None:
         if found != name or not raw.startswith(bytes(value), position):
             raise _repeated(found)
         position += len(value)
-    if members and raw[position:].strip() != b"}":
+    if raw[position:].strip() != b"}":
         header = HEADER.match(raw, position)
         raise _repeated(_text_of(header[1]) if header else found)
 

@@ -67,7 +67,7 @@ class JSONObject:
         try:
             return _value_of(raw)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise not_usable(raw, error, param=name) from error
+            raise not_usable(_bytes(raw), error, param=name) from error
 
     def raw_member(self, name: str) -> _bytes | None:
         """The bytes of one member's value, None if it is absent."""

@@ -78,11 +78,8 @@ class Refusal(Exception):
 
 
 def encode(value: Any) -> bytes:
-    """JSON; raises Refusal for text that no UTF-8 body can carry."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError as exc:
-        raise Refusal(400, "The request holds a lone surrogate, which is no text.") from exc
+    """Compact JSON."""
+    return msgspec.json.encode(value)
 
 
 def plain(

@@ -26,7 +26,6 @@ def chat(request: Request) -> Answer:
         raise missing("messages")
     if not all(isinstance(message, dict) for message in messages):
         raise Refusal(400, "Invalid type for 'messages[0]'.", param="messages", code="invalid_type")
-    prompt_tokens = sum(count(text_of(message.get("content"))) for message in messages)
     last = messages[-1]
     prompt = text_of(last.get("content")) if last.get("role") == "user" else ""
     replies = [
@@ -41,7 +40,7 @@ def chat(request: Request) -> Answer:
         )
         for index in range(request.integer("n", 1, high=128))
     ]
-    usage = _usage(prompt_tokens, replies)
+    usage = _usage(sum(count(text_of(each.get("content"))) for each in messages), replies)
     if request.streamed:
         return _streamed(request, "chat.completion.chunk", _chat_chunks(request, replies), usage)
     choices = [

@@ -1,0 +1,57 @@
+"""Which candidate next. Pure: what there is and what was tried in, a channel out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from .index import Tiers
+from .live import LiveChannel
+
+
+def weighted(channels: Sequence[LiveChannel], rng: Random) -> LiveChannel:
+    """One of several equals, each as often as its weight says."""
+    if len(channels) == 1:
+        return channels[0]
+    point = rng.random() * sum(c.config.weight for c in channels)
+    for channel in channels:
+        point -= channel.config.weight
+        if point < 0:
+            return channel
+    return channels[-1]
+
+
+class Candidates:
+    """The untried (channel, key) pairs of a call, highest priority first.
+
+    Among equals a channel that has not failed in this call goes before the other keys of one that
+    has; a channel that is `spent` (nothing answers there, or its keys are all tried) is passed by.
+    """
+
+    def __init__(self, tiers: Tiers, rng: Random) -> None:
+        self._tiers = tiers
+        self._rng = rng
+        self._spent: set[str] = set()
+        self._failed: set[str] = set()
+        self.tried: dict[str, set[str]] = {}
+        """Fingerprints of the keys tried, by channel name."""
+
+    def channel(self) -> LiveChannel | None:
+        """The channel to ask next, None when there is nothing left."""
+        if not self._spent and not self._failed:
+            return weighted(self._tiers[0], self._rng) if self._tiers else None
+        for tier in self._tiers:
+            left = [c for c in tier if c.name not in self._spent]
+            if left:
+                fresh = [c for c in left if c.name not in self._failed]
+                return weighted(fresh or left, self._rng)
+        return None
+
+    def failed(self, channel: LiveChannel, key: str) -> None:
+        """This key of this channel was tried in vain."""
+        self._failed.add(channel.name)
+        self.tried.setdefault(channel.name, set()).add(key)
+
+    def spend(self, channel: LiveChannel) -> None:
+        """No more of this channel in this call."""
+        self._spent.add(channel.name)

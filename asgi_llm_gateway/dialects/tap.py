@@ -1,0 +1,141 @@
+"""Reads along with a stream that is passed on untouched: has it begun, is it whole, what did it cost.
+
+Only the first events are decoded, and of the rest only the last ones, once the stream is over:
+what a stream says about itself (finish reason, usage) stands at its end.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from ..errors import BadAnswer, ProviderRefused
+from ..wire.sse import Event, SSEReader
+from ..wire.usage import Usage, usage_in
+
+_KEPT = 6
+"""Messages kept for the end: finish reason and usage stand in the last two or three events."""
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
+class Tap:
+    """One stream of events that ends by a terminal event or with the connection.
+
+    The relay calls `opening` until it says that a real event is there, `feed` for every message
+    of whole events, `end` when the connection is over.
+    """
+
+    terminator = b""
+    _terminal = re.compile(rb'"type"\s*:\s*"[a-z_.]*\.(?:completed|incomplete|failed|done)"')
+
+    def __init__(self, hide_usage: bool = False) -> None:
+        self.hide_usage = hide_usage
+        self.failed = False
+        """The provider sent an error event of its own."""
+        self._last: list[bytes] = []
+
+    def opening(self, events: bytes) -> bool:
+        """Whether `events` hold a real event.
+
+        Raises ProviderRefused when an error event comes first, BadAnswer when what comes first is
+        no event of this dialect or the stream ends with nothing in it.
+        """
+        for event in _events(events):
+            if event.data.strip() == b"[DONE]":
+                raise BadAnswer("the provider's stream is empty")
+            document = _object(event.data)
+            if document is None:
+                raise BadAnswer("the provider's stream begins with something that is no event")
+            refuse_error(document, event.data)
+            return True
+        return False
+
+    def feed(self, events: bytes) -> bytes:
+        """What of these whole events goes to the caller."""
+        last = self._last
+        last.append(events)
+        if len(last) > _KEPT:
+            del last[0]
+        if self.hide_usage and _NO_CHOICES.search(events):
+            return _without_usage(events)
+        return events
+
+    def end(self) -> bytes | None:
+        """The bytes that complete the stream (mostly none); None when it was cut short."""
+        tail = b"".join(self._last)
+        self.failed = _has_error(tail)
+        if self.failed:
+            return b""
+        return self._complete(tail)
+
+    def _complete(self, tail: bytes) -> bytes | None:
+        return b"" if self._terminal.search(tail) else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage that is not null among the last events."""
+        for events in reversed(self._last):
+            if b'"usage"' in events:
+                for event in reversed(_events(events)):
+                    if found := usage_in(event.data):
+                        return found
+        return None
+
+
+class DoneTap(Tap):
+    """A stream that ends in `data: [DONE]`, after a chunk that names its finish reason."""
+
+    terminator = b"data: [DONE]\n\n"
+    _done = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
+    _finish = re.compile(rb'"finish_reason"\s*:\s*"')
+
+    def _complete(self, tail: bytes) -> bytes | None:
+        if self._done.search(tail):
+            return b""
+        return self.terminator if self._finish.search(tail) else None
+
+
+def refuse_error(document: dict[str, Any], body: bytes) -> None:
+    """Raise ProviderRefused for a document that is an error although its status says 200."""
+    error = document.get("error")
+    if not error or document.get("object") == "response" or "response" in document:
+        return
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) and 400 <= code <= 599 else 502
+    raise ProviderRefused("the provider answered 200 with an error", status=status, body=body)
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        document = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _events(data: bytes) -> list[Event]:
+    reader = SSEReader()
+    return [*reader.feed(data), *reader.finish()]
+
+
+def _without_usage(events: bytes) -> bytes:
+    """The events but for those that carry nothing but usage."""
+    kept = bytearray(events)
+    for event in reversed(_events(events)):
+        document = _object(event.data)
+        if document and document.get("choices") == [] and isinstance(document.get("usage"), dict):
+            at = kept.rfind(event.raw)
+            del kept[at : at + len(event.raw)]
+    return bytes(kept)
+
+
+def _has_error(tail: bytes) -> bool:
+    if b'"error"' not in tail and b"event: error" not in tail:
+        return False
+    for event in _events(tail):
+        document = _object(event.data) or {}
+        if document.get("type") == "error" or (document.get("error") and "choices" not in document):
+            return True
+    return False

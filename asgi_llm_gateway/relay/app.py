@@ -1,0 +1,210 @@
+"""The mountable relay: a plain ASGI app that ends every composition of parts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+from ..channels.channel import Channel
+from ..channels.index import ChannelTable, Tiers
+from ..channels.live import LiveChannel
+from ..errors import ClientLeft, ConfigurationError, GatewayError
+from ..exchange.body import BodyLimits
+from ..exchange.record import Exchange
+from ..exchange.snapshot import Snapshot
+from ..runtime import Resources, answer_lifespan
+from ..upstream.contract import Upstream
+from ..upstream.direct import DirectUpstream
+from . import last_resort, models, passthrough
+from .attempts import Plan, first_to_answer
+from .call import Call
+from .headers import TO_CALLER, TO_CALLER_RAW
+from .inbound import DEFAULT_MODELS, understand
+from .outbound import Outbound
+from .watch import Watch
+
+log = logging.getLogger("asgi_llm_gateway.relay")
+
+
+class Relay:
+    """Relays calls to the channels that serve their models.
+
+        app.mount("/v1", Relay(channels=[Channel(...)]))
+
+    aliases: names callers may use for models. default_models: what a call without a model asks
+    for, by endpoint. anonymous: pass-through also without a caller. max_attempts: tries of one
+    call, dead keys not counted. upstream: how channels without one of their own connect. Keys are
+    read when it starts (in a lifespan, else on the first call), not when it is built.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        *,
+        aliases: Mapping[str, str] | None = None,
+        default_models: Mapping[str, str] | None = None,
+        anonymous: bool = False,
+        limits: BodyLimits | None = None,
+        max_attempts: int = 4,
+        upstream: Upstream | None = None,
+        environ: Mapping[str, str] | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._channels = tuple(channels)
+        self._aliases = dict(aliases or {})
+        self._defaults = {**DEFAULT_MODELS, **(default_models or {})}
+        self._anonymous = anonymous
+        self._limits = limits
+        self._max_attempts = max_attempts
+        self._upstream: Upstream = upstream or DirectUpstream()
+        self._proxies: dict[str, Upstream] = {}
+        self._environ = environ
+        self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
+        self._table: Snapshot[ChannelTable] | None = None
+        self.resources: Resources[Snapshot[ChannelTable]] = Resources(
+            self._open, started_by="gateway.lifespan"
+        )
+
+    @property
+    def channels(self) -> ChannelTable | None:
+        """The channels of the moment; None before the start."""
+        return self._table.current if self._table else None
+
+    def reload(
+        self, channels: Sequence[Channel], aliases: Mapping[str, str] | None = None
+    ) -> None:
+        """Serve calls that begin from now on by these channels.
+
+        Raises ConfigurationError, and changes nothing, when they cannot work. Keys that were dead
+        in a channel of the same name stay dead.
+        """
+        table = self._build(channels, self._aliases if aliases is None else aliases)
+        if self._table is not None:
+            old = self._table.current.by_name
+            for channel in table.channels:
+                if channel.name in old:
+                    channel.adopt(old[channel.name])
+            self._table.swap(table)
+        self._channels, self._aliases = tuple(channels), dict(aliases or self._aliases)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await answer_lifespan(self.resources, receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not served here"})
+        else:
+            raise ValueError(f"unknown scope type {kind!r}")
+
+    async def _http(self, scope: Any, receive: Any, send: Any) -> None:
+        exchange = Exchange.of(scope)
+        if self._limits is not None:
+            exchange.limits = self._limits
+        exchange.started = asyncio.get_running_loop().time()
+        watch = Watch(receive)
+        out = Outbound(exchange, scope, send, watch)
+        try:
+            with watch:
+                try:
+                    snapshot = self.resources.current or await self._start()
+                    await self._serve(exchange, scope, receive, exchange.hold(snapshot), out)
+                except GatewayError as error:
+                    if out.started:
+                        raise
+                    await out.refuse(error)
+        except ClientLeft:
+            exchange.outcome = "client_left"
+        finally:
+            exchange.ended = asyncio.get_running_loop().time()
+
+    async def _start(self) -> Snapshot[ChannelTable]:
+        """Merely mounted: started by the first call. What is wrong is the operator's to read."""
+        try:
+            return await self.resources.get()
+        except ConfigurationError as error:
+            log.error("cannot start: %s", error)  # noqa: TRY400 - one line that says what to do
+            raise ConfigurationError("the gateway is not configured; see its log") from error
+
+    async def _serve(
+        self, exchange: Exchange, scope: Any, receive: Any, table: ChannelTable, out: Outbound
+    ) -> None:
+        endpoint, method = exchange.endpoint, scope["method"]
+        if endpoint.versioned:
+            if endpoint.kind == "call" and method in endpoint.methods:
+                body = await exchange.read(scope, receive)
+                wanted = understand(exchange, body, table.aliases, self._defaults)
+                tiers = table.tiers(wanted.model, endpoint.name, exchange.caller)
+                _, receive = exchange.inward(scope, receive)
+                call = Call(exchange, wanted, scope, receive, out.watch)
+                plan = call.plan(tiers, self._max_attempts)
+                return await self._run(exchange, plan, out, TO_CALLER)
+            if endpoint.kind == "models" and (method in endpoint.methods or not tiers_of(table)):
+                headers, listing = models.answer(exchange, method, table)
+                await out.start(200, headers)
+                await out.body(b"" if method == "HEAD" else listing, more=False)
+                exchange.outcome = "ok"
+                return None
+            if method in passthrough.METHODS and (endpoint.path or endpoint.rest):
+                through = passthrough.tiers(exchange, table, anonymous=self._anonymous)
+                if through:
+                    raw = passthrough.Passthrough(exchange, scope, receive, out.watch)
+                    plan = raw.plan(through, self._max_attempts)
+                    return await self._run(exchange, plan, out, TO_CALLER_RAW)
+        raise last_resort.refusal(exchange, method)
+
+    async def _run(
+        self, exchange: Exchange, plan: Plan, out: Outbound, names: frozenset[bytes]
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        running = await first_to_answer(exchange, plan, self._rng, clock)
+        exchange.first_byte = clock()
+        try:
+            await out.relay(running, names)
+        finally:
+            await running.close(exchange, clock(), exchange.outcome or "left")
+
+    def _build(self, channels: Sequence[Channel], aliases: Mapping[str, str]) -> ChannelTable:
+        environ = os.environ if self._environ is None else self._environ
+        live = [LiveChannel(c, self._upstream_of(c), environ) for c in channels]
+        return ChannelTable(live, aliases)
+
+    def _upstream_of(self, channel: Channel) -> Upstream:
+        """The channel's own way out, one through its proxy, the simulator's, or the shared one."""
+        if channel.upstream is not None:
+            return channel.upstream
+        if channel.proxy is not None:
+            from ..upstream.via_httpx import proxied
+
+            if channel.proxy not in self._proxies:
+                self._proxies[channel.proxy] = proxied(channel.proxy)
+            return self._proxies[channel.proxy]
+        if channel.provider == "simulator" and channel.base_url is None:
+            from ..providers.simulator import simulator_app
+            from ..upstream.in_process import InProcessUpstream
+
+            return InProcessUpstream(simulator_app())
+        return self._upstream
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Snapshot[ChannelTable]]:
+        if self._table is None:
+            self._table = Snapshot(self._build(self._channels, self._aliases))
+        try:
+            yield self._table
+        finally:
+            await self._upstream.aclose()
+            for upstream in self._proxies.values():
+                await upstream.aclose()
+
+
+def tiers_of(table: ChannelTable) -> Tiers:
+    """Channels that take any path, whoever calls."""
+    return tuple((c,) for c in table.channels if c.config.passthrough)

@@ -1,0 +1,163 @@
+"""The attempt loop: candidate after candidate until one begins to answer.
+
+Whatever fails before its first event is invisible to the caller. The loop takes a key and gives it
+back, calls the guards, and notes every try on the exchange; what a failure means is judged in
+channels/judging.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from ..channels.choosing import Candidates
+from ..channels.index import Tiers
+from ..channels.judging import judge
+from ..channels.live import LiveChannel
+from ..errors import GatewayError, ProviderRefused, Unavailable
+from ..exchange.attempt import Attempt
+from ..exchange.record import Exchange
+from ..keys.key import Key
+from ..upstream.contract import UpstreamRequest, UpstreamResponse
+from .opened import Flow, Whole
+
+log = logging.getLogger("asgi_llm_gateway.relay")
+
+Clock = Callable[[], float]
+RETRY_AFTER = 5.0
+"""Seconds a caller is told to wait when nothing healthy is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one call is tried: where, how often, and how a request is made and its answer opened.
+
+    `replayable` says whether the body can be sent once more (asked after a failure: a streamed
+    body can until its first byte is out).
+    """
+
+    tiers: Tiers
+    max_attempts: int
+    model: str
+    build: Callable[[LiveChannel, Key, str], UpstreamRequest]
+    open: Callable[[UpstreamResponse, LiveChannel], Awaitable[Whole | Flow]]
+    replayable: Callable[[], bool]
+
+
+@dataclass(slots=True)
+class Running:
+    """The attempt that began to answer, and what must be given back when it is over."""
+
+    attempt: Attempt
+    channel: LiveChannel
+    key: Key
+    response: UpstreamResponse
+    answer: Whole | Flow
+
+    async def close(self, exchange: Exchange, now: float, outcome: str) -> None:
+        """Give everything back; safe to call while the call is being cancelled."""
+        _after(exchange, self.attempt, now)
+        self.channel.pool.report(self.key, outcome)
+        await self.response.aclose()
+
+
+async def first_to_answer(exchange: Exchange, plan: Plan, rng: Random, clock: Clock) -> Running:
+    """The first candidate whose answer begins well.
+
+    Raises the last failure when none is left or the caller itself is at fault, Unavailable when
+    there was no key to try.
+    """
+    candidates = Candidates(plan.tiers, rng)
+    last: GatewayError | None = None
+    counted = 0
+    while counted < plan.max_attempts:
+        channel = candidates.channel()
+        if channel is None:
+            break
+        key = await channel.pool.take(exchange, candidates.tried.get(channel.name, ()))
+        if key is None:
+            candidates.spend(channel)
+            continue
+        try:
+            return await _try(exchange, plan, channel, key, clock)
+        except GatewayError as failure:
+            verdict = judge(failure)
+            guarded = not exchange.attempts or exchange.attempts[-1].failure is not failure
+            if not (verdict.retry or guarded) or not plan.replayable():
+                raise without_secret(failure, key) from None
+            last = without_secret(failure, key)
+        candidates.failed(channel, key.fingerprint)
+        if guarded:
+            counted += 1
+            candidates.spend(channel)
+            continue
+        if verdict.drop_key:
+            await channel.pool.remove(key, "the provider answered 401")
+        else:
+            counted += 1  # a dead key is never tried again, so it costs no attempt of the budget
+        if verdict.spend_channel:
+            candidates.spend(channel)
+    raise told(last)
+
+
+async def _try(
+    exchange: Exchange, plan: Plan, channel: LiveChannel, key: Key, clock: Clock
+) -> Running:
+    model = channel.upstream_model(plan.model)
+    number = len(exchange.attempts) + 1
+    attempt = Attempt(
+        number, channel.name, channel.provider.name, model, key.fingerprint, clock()
+    )
+    guarded = 0
+    response: UpstreamResponse | None = None
+    running = False
+    try:
+        for guard in exchange.guards:
+            guarded += 1
+            await guard.before(attempt)
+        exchange.attempts.append(attempt)
+        response = await channel.upstream.send(plan.build(channel, key, model))
+        attempt.status = response.status
+        answer = await plan.open(response, channel)
+        running = True
+        return Running(attempt, channel, key, response, answer)
+    except GatewayError as failure:
+        if exchange.attempts and exchange.attempts[-1] is attempt:
+            attempt.failure = failure
+            log.info("attempt %d on %s failed: %s", number, channel.name, failure)
+        raise
+    finally:
+        if not running:
+            attempt.ended = clock()
+            for guard in exchange.guards[:guarded]:
+                guard.after(attempt)
+            channel.pool.report(key, "failed")
+            if response is not None:
+                await response.aclose()
+
+
+def _after(exchange: Exchange, attempt: Attempt, now: float) -> None:
+    attempt.ended = now
+    attempt.usage = exchange.usage
+    for guard in exchange.guards:
+        guard.after(attempt)
+
+
+def without_secret(failure: GatewayError, key: Key) -> GatewayError:
+    """The failure with the key blotted out of a provider's own words."""
+    if isinstance(failure, ProviderRefused) and key.secret.encode() in failure.body:
+        failure.body = failure.body.replace(key.secret.encode(), b"[key]")
+    return failure
+
+
+def told(last: GatewayError | None) -> GatewayError:
+    """What the caller is told when every candidate failed: the last provider's own error, but for
+    refusals of the gateway's own key, which are no business of the caller's."""
+    if last is None or (isinstance(last, ProviderRefused) and last.status in (401, 403)):
+        return Unavailable(
+            "this model is served here, but none of its channels can be used at the moment",
+            retry_after=RETRY_AFTER,
+        )
+    return last

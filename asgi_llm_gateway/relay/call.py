@@ -1,0 +1,133 @@
+"""One relayed call: read, understood, tried, passed on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from ..channels.live import LiveChannel
+from ..errors import Headers
+from ..exchange.body import JSONBody, MultipartBody, pieces
+from ..exchange.record import Exchange
+from ..keys.key import Key
+from ..upstream.contract import UpstreamRequest, UpstreamResponse
+from .attempts import Plan
+from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed, first
+from .inbound import Wanted
+from .opened import Flow, Whole, open_answer
+from .watch import Watch
+
+Receive = Callable[[], Coroutine[Any, Any, Any]]
+
+
+class Upload:
+    """A streamed request body: knows whether any of it has been handed out yet."""
+
+    __slots__ = ("_exchange", "_receive", "_watch", "begun")
+
+    def __init__(self, exchange: Exchange, receive: Receive, watch: Watch) -> None:
+        self._exchange = exchange
+        self._receive = receive
+        self._watch = watch
+        self.begun = False
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; once it is in, the watch may listen for the leaving."""
+        self.begun = True
+        async for piece in pieces(self._receive, self._exchange.limits):
+            yield piece
+        self._watch.begin(self._receive)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the body can still be sent, as its first byte is not out yet."""
+        return not self.begun
+
+
+def _always() -> bool:
+    return True
+
+
+class Call:
+    """Builds the requests of one understood call, and opens their answers."""
+
+    __slots__ = ("_headers", "_upload", "_wanted", "exchange")
+
+    def __init__(
+        self, exchange: Exchange, wanted: Wanted, scope: Any, receive: Receive, watch: Watch
+    ) -> None:
+        self.exchange = exchange
+        self._wanted = wanted
+        self._upload: Upload | None = None
+        headers: Headers = scope["headers"]
+        self._headers = allowed(headers, TO_PROVIDER)
+        body = wanted.body
+        if isinstance(body, JSONBody):
+            self._headers += JSON_BODY
+            watch.begin()
+            return
+        self._headers += STREAMED_BODY
+        self._headers.append((b"content-type", first(headers, b"content-type")))
+        if isinstance(body, MultipartBody) and body.more:
+            self._upload = Upload(exchange, receive, watch)
+        else:
+            watch.begin()
+
+    def plan(self, tiers: Any, max_attempts: int) -> Plan:
+        """How the call is tried."""
+        upload = self._upload
+        replayable = _always if upload is None else lambda: upload.replayable
+        return Plan(tiers, max_attempts, self._wanted.model, self.build, self.open, replayable)
+
+    def asks_usage(self, channel: LiveChannel) -> bool:
+        """Whether usage is asked for on the caller's behalf, and so hidden from it."""
+        wanted = self._wanted
+        return (
+            wanted.stream
+            and not wanted.usage_asked
+            and wanted.endpoint.name in ("chat", "completions")
+            and channel.provider.quirks.stream_options
+        )
+
+    def build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+        """The request of one attempt."""
+        wanted = self._wanted
+        origin, target = channel.target(wanted.endpoint.path, model)
+        body = wanted.body
+        content: bytes | AsyncIterator[bytes]
+        length: int | None = None
+        if isinstance(body, JSONBody):
+            content = wanted.outgoing(model, ask_usage=self.asks_usage(channel))
+        else:
+            assert isinstance(body, MultipartBody)
+            if body.view.model != model:
+                body.set("model", model)
+            content = body.head
+            if self._upload is not None:
+                content = self._upload.stream()
+                length = self._length(body)
+        return UpstreamRequest(
+            "POST",
+            origin,
+            target,
+            [*channel.sign(key), *self._headers],
+            content,
+            length,
+            channel.timeouts,
+        )
+
+    def _length(self, body: MultipartBody) -> int | None:
+        announced = self.exchange.announced
+        return None if announced is None else announced + body.grown
+
+    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+        """The beginning of one attempt's answer."""
+        wanted = self._wanted
+        return await open_answer(
+            response,
+            wanted.dialect,
+            streamed=wanted.stream,
+            hide_usage=self.asks_usage(channel),
+            first_token=channel.timeouts.first_token,
+        )
+

@@ -1,0 +1,109 @@
+"""What a caller wants: which model, streamed or not, and whether the body can be used at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from ..dialects.base import Dialect
+from ..errors import InvalidRequest, NotSupported, PermissionDenied
+from ..dialects.registry import DIALECTS
+from ..endpoints import Endpoint
+from ..exchange.body import Body, JSONBody, MultipartBody
+from ..exchange.record import Exchange
+
+DEFAULT_MODELS: Mapping[str, str] = {
+    "audio_transcriptions": "whisper-1",
+    "audio_translations": "whisper-1",
+    "images_edits": "dall-e-2",
+    "images_generations": "dall-e-2",
+    "images_variations": "dall-e-2",
+    "moderations": "text-moderation-latest",
+}
+"""What a call without a model asks for, by endpoint; the API's own historic defaults."""
+
+_INCLUDE = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class Wanted:
+    """A call understood: the model after aliases, and how its body leaves for a provider."""
+
+    endpoint: Endpoint
+    dialect: Dialect
+    body: Body
+    asked: str
+    model: str
+    stream: bool
+    usage_asked: bool
+
+    def outgoing(self, model: str, *, ask_usage: bool) -> bytes:
+        """The JSON body for one attempt: as it came, but for the provider's name of the model and
+        `stream_options.include_usage` where that is asked for on the caller's behalf."""
+        body = self.body
+        assert isinstance(body, JSONBody)
+        changes: dict[str, bytes] = {}
+        if model != self.asked or body.raw_member("model") is None:
+            changes["model"] = _INCLUDE(model)
+        if ask_usage:
+            options = body.get("stream_options") or {}
+            changes["stream_options"] = _INCLUDE({**options, "include_usage": True})
+        return body.spliced(changes) if changes else body.raw
+
+
+def understand(
+    exchange: Exchange, body: Body, aliases: Mapping[str, str], defaults: Mapping[str, str]
+) -> Wanted:
+    """Check the request as far as the gateway acts on it; the rest is the provider's to judge.
+
+    Raises InvalidRequest naming the member, PermissionDenied for a model the access token may not
+    use, NotSupported for a dialect no channel here speaks.
+    """
+    endpoint = exchange.endpoint
+    dialect = DIALECTS.get(endpoint.dialect)
+    if dialect is None:
+        raise NotSupported(f"no channel here can serve {endpoint.path}")
+    view = body.view
+    asked = view.model or endpoint.model or defaults.get(endpoint.name)
+    if not asked:
+        raise InvalidRequest("you must provide a model parameter", param="model")
+    exchange.model = asked
+    if isinstance(body, JSONBody):
+        _check_required(endpoint, dialect, body)
+    caller = exchange.caller
+    if caller is not None and caller.models is not None and not caller.may_use(asked):
+        raise PermissionDenied(
+            f"this access token may not use the model {asked!r}",
+            code="model_not_allowed",
+            param="model",
+        )
+    options = view.stream_options
+    return Wanted(
+        endpoint,
+        dialect,
+        body,
+        asked,
+        aliases.get(asked, asked),
+        view.stream,
+        bool(options and options.get("include_usage")),
+    )
+
+
+def _check_required(endpoint: Endpoint, dialect: Dialect, body: JSONBody) -> None:
+    for member, starts in dialect.required:
+        if endpoint.name == "edits":
+            continue
+        raw = body.raw_member(member)
+        if raw is None or raw == b"null":
+            raise InvalidRequest(f"you must provide {member}", param=member)
+        if raw[0] not in starts:
+            raise InvalidRequest(f"{member} has the wrong type", param=member)
+        if raw[0] == 0x5B and raw[1:-1].strip() == b"":
+            raise InvalidRequest(f"{member} must not be empty", param=member)
+
+
+def is_form(body: Body) -> bool:
+    """Whether the body is a form whose files are still to come."""
+    return isinstance(body, MultipartBody)

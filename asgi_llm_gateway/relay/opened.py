@@ -1,0 +1,188 @@
+"""The beginning of a provider's answer: enough of it to know whether this attempt will do.
+
+A plain answer is read whole; of a stream, everything up to the first real event. Until then an
+attempt can fail without the caller seeing anything of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..dialects.base import Dialect
+from ..dialects.tap import Tap, refuse_error
+from ..errors import BadAnswer, BodyTooLarge, Headers, InvalidRequest, ProviderRefused
+from ..errors import UnsupportedMedia, UpstreamTimeout
+from ..upstream.contract import UpstreamResponse
+from ..wire.inflate import Inflater, inflater
+from ..wire.sse import WholeEvents
+from ..wire.usage import Usage, usage_in
+from .headers import first
+
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of a plain answer that is held whole; images come as base64."""
+MAX_ERROR = 256 * 1024
+_SPACE = b" \t\r\n"
+
+
+@dataclass(slots=True)
+class Whole:
+    """A plain answer, read to its end."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Flow:
+    """An answer that is passed on as it comes: events with a tap on them, or plain bytes."""
+
+    status: int
+    headers: Headers
+    pieces: AsyncIterator[bytes]
+    begun: bytes
+    whole: WholeEvents | None = None
+    tap: Tap | None = None
+
+
+async def open_answer(
+    response: UpstreamResponse,
+    dialect: Dialect,
+    *,
+    streamed: bool,
+    hide_usage: bool,
+    first_token: float | None,
+) -> Whole | Flow:
+    """Read as much as decides. Raises ProviderRefused, BadAnswer and what the upstream raises."""
+    headers = response.headers
+    coding = first(headers, b"content-encoding")
+    kind = first(headers, b"content-type").lower()
+    if response.status >= 400:
+        body = await _read(response, coding, MAX_ERROR)
+        raise refused(response.status, headers, body)
+    if not 200 <= response.status < 300:
+        raise BadAnswer(f"the provider answered with status {response.status}")
+    if kind.startswith(b"text/event-stream"):
+        pieces = _plain(response, coding)
+        return await _open_stream(response, pieces, dialect, hide_usage, first_token)
+    if _is_json(kind, dialect, streamed=streamed):
+        body = await _read(response, coding, MAX_ANSWER)
+        return Whole(response.status, headers, body, check(body, dialect))
+    if kind.startswith(b"text/html"):
+        raise BadAnswer("the provider answered with a web page")
+    return Flow(response.status, headers, _plain(response, coding), b"")
+
+
+def _is_json(kind: bytes, dialect: Dialect, *, streamed: bool) -> bool:
+    if b"json" in kind:
+        return True
+    # Audio and transcripts come in many types; every other endpoint promises JSON.
+    return dialect.name != "openai_audio" and not (streamed and kind.startswith(b"audio/"))
+
+
+async def _open_stream(
+    response: UpstreamResponse,
+    pieces: AsyncIterator[bytes],
+    dialect: Dialect,
+    hide_usage: bool,
+    first_token: float | None,
+) -> Flow:
+    whole = WholeEvents()
+    tap = dialect.tap(hide_usage)
+    held = b""
+    try:
+        async with asyncio.timeout(first_token):
+            async for piece in pieces:
+                held += whole.feed(piece)
+                if held and tap.opening(held):
+                    return Flow(response.status, response.headers, pieces, held, whole, tap)
+    except TimeoutError as exc:
+        raise UpstreamTimeout(
+            f"no event came from the provider within {first_token} s", phase="first_token"
+        ) from exc
+    held += whole.finish() or whole.rest
+    if held and tap.opening(held):
+        return Flow(response.status, response.headers, pieces, held, WholeEvents(), tap)
+    raise BadAnswer("the provider's stream ended before its first event")
+
+
+def check(body: bytes, dialect: Dialect) -> Usage | None:
+    """The usage of a plain JSON answer, once it is known to be one.
+
+    Raises ProviderRefused for an error that came with status 200, BadAnswer for what is no object
+    or lacks the list every good answer of this dialect has.
+    """
+    try:
+        answer = _read_answer(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise BadAnswer("the provider's answer is not a JSON object") from exc
+    if b'"error"' in body:
+        try:
+            refuse_error(msgspec.json.decode(body), body)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise BadAnswer("the provider's answer is not JSON") from exc
+    if dialect.answer_list is not None:
+        found: Any = getattr(answer, dialect.answer_list)
+        if found is msgspec.UNSET or not bytes(found).startswith(b"["):
+            raise BadAnswer(f"the provider's answer has no {dialect.answer_list}")
+    return usage_in(body)
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """The lists a good answer has, left raw."""
+
+    choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    results: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_read_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def refused(status: int, headers: Headers, body: bytes) -> ProviderRefused:
+    """The provider's own error as ours."""
+    return ProviderRefused(
+        f"the provider answered with status {status}",
+        status=status,
+        body=body,
+        headers=headers,
+        retry_after=_seconds(first(headers, b"retry-after")),
+    )
+
+
+def _seconds(value: bytes) -> float | None:
+    """Retry-After in seconds (RFC 9110 section 10.2.3); a date is left to the header itself."""
+    return float(value) if value.isdigit() and len(value) < 10 else None
+
+
+async def _read(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
+    if not coding:
+        return await response.read(limit)
+    return b"".join([piece async for piece in _plain(response, coding, limit)])
+
+
+def _plain(
+    response: UpstreamResponse, coding: bytes, limit: int = 2**40
+) -> AsyncIterator[bytes]:
+    """The body uncompressed: identity is asked for, but not every provider listens."""
+    try:
+        inflate = inflater(coding.strip().lower(), limit)
+    except UnsupportedMedia as exc:
+        raise BadAnswer("the provider's answer has a content-encoding nobody asked for") from exc
+    return _inflated(response, inflate) if inflate else response.__aiter__()
+
+
+async def _inflated(response: UpstreamResponse, inflate: Inflater) -> AsyncIterator[bytes]:
+    try:
+        async for piece in response:
+            if plain := inflate.feed(piece):
+                yield plain
+        inflate.finish()
+    except (InvalidRequest, BodyTooLarge) as exc:
+        raise BadAnswer("the provider's compressed answer cannot be read") from exc

@@ -1,0 +1,168 @@
+"""What goes out to the caller: a whole answer, a stream, a refusal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from ..errors import (
+    BadAnswer,
+    ClientLeft,
+    GatewayError,
+    Headers,
+    ProviderRefused,
+    UpstreamError,
+    render,
+    stream_event,
+)
+from ..exchange.record import Exchange
+from .attempts import Running
+from .headers import STREAM_ANSWER, TO_CALLER, allowed
+from .opened import Flow, Whole
+from .watch import Watch
+
+log = logging.getLogger("asgi_llm_gateway.relay")
+
+Send = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+async def send_message(send: Send, message: dict[str, Any]) -> None:
+    """Send; a server that says the caller is gone (ASGI: OSError) says it as ClientLeft."""
+    try:
+        await send(message)
+    except OSError as exc:
+        raise ClientLeft from exc
+
+
+class Outbound:
+    """The way out of one call; remembers whether the caller has seen anything yet."""
+
+    __slots__ = ("_exchange", "_scope", "_send", "started", "watch")
+
+    def __init__(self, exchange: Exchange, scope: Any, send: Send, watch: Watch) -> None:
+        self._exchange = exchange
+        self._scope = scope
+        self._send = send
+        self.watch = watch
+        self.started = False
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """The head of the answer, with the request id every answer carries."""
+        self.started = True
+        self._exchange.status = status
+        headers.append((b"x-request-id", self._exchange.request_id(self._scope).encode()))
+        await send_message(
+            self._send, {"type": "http.response.start", "status": status, "headers": headers}
+        )
+
+    async def body(self, data: bytes, *, more: bool) -> None:
+        """One message of the body."""
+        await send_message(
+            self._send, {"type": "http.response.body", "body": data, "more_body": more}
+        )
+
+    async def relay(self, running: Running, names: frozenset[bytes] = TO_CALLER) -> None:
+        """Pass an answer on to its end."""
+        answer = running.answer
+        headers = allowed(answer.headers, names)
+        headers.append((b"x-llm-channel", running.channel.label))
+        headers.append((b"x-llm-attempts", b"%d" % len(self._exchange.attempts)))
+        if isinstance(answer, Whole):
+            self._exchange.usage = answer.usage
+            headers.append((b"content-length", b"%d" % len(answer.body)))
+            await self.start(answer.status, headers)
+            await self.body(answer.body, more=False)
+            self._exchange.outcome = "ok"
+        elif answer.tap is None:
+            await self._plain(answer, headers)
+        else:
+            await self._events(answer, headers)
+
+    async def _plain(self, flow: Flow, headers: Headers) -> None:
+        """Bytes as they come. Cut midway, the last message stays out: the server then breaks the
+        connection, which is the only way to say that the file is not whole."""
+        await self.start(flow.status, headers)
+        try:
+            async for piece in flow.pieces:
+                await self._paced(piece)
+        except UpstreamError as failure:
+            self._exchange.outcome = "truncated"
+            log.warning("an answer was cut midway: %s", failure)
+            return
+        await self.body(b"", more=False)
+        self._exchange.outcome = "ok"
+
+    async def _events(self, flow: Flow, headers: Headers) -> None:
+        """Whole events as they come, then the end they deserve."""
+        whole, tap = flow.whole, flow.tap
+        assert whole is not None
+        assert tap is not None
+        await self.start(flow.status, headers + STREAM_ANSWER)
+        failure: GatewayError | None = None
+        try:
+            if out := tap.feed(flow.begun):
+                await self._paced(out)
+            async for piece in flow.pieces:
+                if (events := whole.feed(piece)) and (out := tap.feed(events)):
+                    await self._paced(out)
+        except UpstreamError as exc:
+            failure = exc
+        finally:
+            self._exchange.usage = tap.usage
+        if (rest := whole.finish()) and (out := tap.feed(rest)):
+            await self._paced(out)
+        ending = tap.end()
+        if ending is None:
+            failure = failure or BadAnswer("the provider's stream ended before it was complete")
+            self._exchange.outcome = "truncated"
+            log.warning("a stream was cut midway: %s", failure)
+            ending = stream_event(failure, self._exchange.endpoint.dialect)
+        else:
+            self._exchange.outcome = "provider_error" if tap.failed else "ok"
+        await self.body(ending, more=False)
+
+    async def _paced(self, data: bytes) -> None:
+        """Send with the clock on, so that a caller who takes nothing is noticed."""
+        watch = self.watch
+        watch.sending_since = watch.now()
+        await send_message(
+            self._send, {"type": "http.response.body", "body": data, "more_body": True}
+        )
+        watch.sending_since = None
+
+    async def refuse(self, error: GatewayError) -> None:
+        """Tell the caller of an error, in its dialect; a provider's own words word for word."""
+        exchange = self._exchange
+        dialect = exchange.endpoint.dialect
+        if isinstance(error, ProviderRefused):
+            exchange.outcome = "provider_error"
+            if _speaks(error.body, dialect):
+                headers = allowed(error.headers, TO_CALLER)
+                headers.append((b"content-length", b"%d" % len(error.body)))
+                await self._whole(error.status, headers, error.body)
+                return
+        else:
+            exchange.outcome = "failed" if error.status >= 500 else "refused"
+        status, headers, body = render(error, dialect, exchange.request_id(self._scope))
+        await self._whole(status, headers, body)
+
+    async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange.attempts:
+            headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
+        await self.start(status, headers)
+        await self.body(body, more=False)
+
+
+def _speaks(body: bytes, dialect: str) -> bool:
+    """Whether a provider's error body is one a caller of this dialect can read."""
+    if not dialect.startswith("openai"):
+        return False
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("error"), dict)

@@ -1,0 +1,117 @@
+"""Files and every other path: streamed both ways to a channel that takes them, read by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from ..channels.index import ChannelTable, Tiers
+from ..channels.live import LiveChannel
+from ..errors import AuthenticationFailed, NotFound, PermissionDenied
+from ..exchange.body import content_length
+from ..exchange.record import Exchange
+from ..keys.key import Key
+from ..upstream.contract import UpstreamRequest, UpstreamResponse
+from .attempts import Plan
+from .call import Receive, Upload
+from .headers import TO_PROVIDER_RAW, allowed
+from .opened import MAX_ERROR, Flow, Whole, refused
+from .watch import Watch
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
+
+
+class Passthrough:
+    """One passed-through call."""
+
+    def __init__(self, exchange: Exchange, scope: Any, receive: Receive, watch: Watch) -> None:
+        headers = scope["headers"]
+        self._exchange = exchange
+        self._method: str = scope["method"]
+        self._query = _query(scope.get("query_string", b""))
+        self._headers = allowed(headers, TO_PROVIDER_RAW)
+        self._headers.append((b"accept-encoding", b"identity"))
+        self._headers.append((b"user-agent", b"asgi-llm-gateway"))
+        self._length = content_length(headers)
+        chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        self._upload: Upload | None = None
+        if self._length or (chunked and self._length is None):
+            self._upload = Upload(exchange, receive, watch)
+        else:
+            watch.begin()
+
+    def plan(self, tiers: Tiers, max_attempts: int) -> Plan:
+        """How it is tried."""
+        upload = self._upload
+        return Plan(
+            tiers,
+            max_attempts,
+            "",
+            self._build,
+            self._open,
+            lambda: upload is None or upload.replayable,
+        )
+
+    def _build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+        endpoint = self._exchange.endpoint
+        path = endpoint.rest if endpoint.kind == "proxy" else endpoint.path
+        if endpoint.kind == "proxy":
+            path = path.removeprefix("/v1") or "/"
+        origin, target = channel.url(quote(path, safe="/:@!$&'()*+,=~") + self._query, model)
+        body: bytes | AsyncIterator[bytes] = self._upload.stream() if self._upload else b""
+        return UpstreamRequest(
+            self._method,
+            origin,
+            target,
+            [*channel.sign(key), *self._headers],
+            body,
+            self._length if self._upload else None,
+            channel.timeouts,
+        )
+
+    async def _open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+        if response.status == 401:
+            raise refused(401, response.headers, await response.read(MAX_ERROR))
+        _ = channel
+        return Flow(response.status, response.headers, response.__aiter__(), b"")
+
+
+def tiers(exchange: Exchange, table: ChannelTable, *, anonymous: bool) -> Tiers:
+    """The channels that take this call; empty when none takes any path.
+
+    Raises AuthenticationFailed without a caller (unless the relay is `anonymous`),
+    PermissionDenied for an access token limited to some models, which nobody can check here, and
+    NotFound for a proxy path whose channel does not exist for this caller.
+    """
+    found = table.passthrough(exchange.caller)
+    endpoint = exchange.endpoint
+    if endpoint.kind == "proxy":
+        found = tuple(
+            (c,) for tier in found for c in tier if c.name == endpoint.channel
+        )
+        if not found:
+            raise NotFound("no such channel takes this call", code="channel_not_found")
+    if not found:
+        return ()
+    if not anonymous:
+        caller = exchange.require_caller("Relay")
+        if caller.models is not None:
+            raise PermissionDenied(
+                "this access token is limited to some models, so it cannot use paths whose model "
+                "the gateway does not read",
+                code="model_not_allowed",
+            )
+    return found
+
+
+def _query(raw: bytes) -> str:
+    """The query without `key`, which is how Gemini's callers show their secret."""
+    if not raw:
+        return ""
+    pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    kept = [(name, value) for name, value in pairs if name != "key"]
+    return "?" + urlencode(kept) if kept else ""
+
+
+__all__ = ["METHODS", "AuthenticationFailed", "Passthrough", "tiers"]

@@ -1,0 +1,121 @@
+"""What a setting's value may be: how an error names it, the test it passes, how text becomes one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+Accepts = Callable[[Any], bool]
+
+
+def _toml(text: str) -> Any:
+    """A value written as in TOML; text that is none stays text, so that its check can name it."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _split(text: str) -> Any:
+    """`a, b` or a TOML array."""
+    if text.lstrip().startswith("["):
+        return _toml(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of value.
+
+    `expected` is how an error names it, `from_text` reads it from an environment variable.
+    A `secret` is never repeated in an error. `late` values keep their `env:` and `file:` until
+    the gateway starts.
+    """
+
+    expected: str
+    accepts: Accepts
+    from_text: Callable[[str], Any] = _toml
+    secret: bool = False
+    late: bool = False
+
+    def refusal(self, given: object) -> str:
+        """The second half of an error about a value that is not of this kind."""
+        return f"must be {self.expected}, not {_told(given, secret=self.secret)}"
+
+
+def _told(given: object, *, secret: bool) -> str:
+    told = next((name for kinds, name in _NAMES if isinstance(given, kinds)), "something else")
+    if secret or not isinstance(given, bool | int | float | str):
+        return told
+    shown = given if len(str(given)) <= 60 else f"{str(given)[:57]}..."
+    return f"{told} {str(shown).lower() if isinstance(given, bool) else repr(shown)}"
+
+
+_NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (bool, "the flag"),
+    (str, "the text"),
+    ((int, float), "the number"),
+    ((list, tuple), "a list"),
+    (Mapping, "a table"),
+    (datetime, "a date"),
+)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _table_of(accepts: Accepts) -> Accepts:
+    def check(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(
+            isinstance(key, str) and accepts(item) for key, item in value.items()
+        )
+
+    return check
+
+
+def _one_of(*names: str) -> Kind:
+    return Kind(f"one of {', '.join(names)}", lambda v: _is_text(v) and v in names, str)
+
+
+TEXT: Final = Kind("a text", _is_text, str)
+SECRET: Final = Kind("a text", _is_text, str, secret=True)
+TEXTS: Final = Kind('a list of texts like ["a", "b"]', _is_texts, _split)
+KEYS: Final = Kind('a list of texts like ["env:NAME"]', _is_texts, _split, secret=True, late=True)
+FLAG: Final = Kind("true or false", lambda v: isinstance(v, bool))
+WHOLE: Final = Kind("a whole number", _is_whole)
+COUNT: Final = Kind("a whole number from 1", lambda v: _is_whole(v) and v >= 1)
+PORT: Final = Kind("a port from 0 to 65535", lambda v: _is_whole(v) and 0 <= v <= 65535)
+ABOVE_0: Final = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
+SECONDS: Final = Kind("a number of seconds from 0", lambda v: _is_number(v) and v >= 0)
+NAMES: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text))
+HEADERS: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text), secret=True)
+LIMITS: Final = Kind(
+    "a table of seconds like { idle = 60 }, false for no limit",
+    _table_of(lambda v: v is False or _is_number(v)),
+)
+PATH: Final = Kind(
+    "empty or a path like /llm, without a slash at its end",
+    lambda v: _is_text(v) and (not v or (v.startswith("/") and not v.endswith("/"))),
+    str,
+)
+LEVEL: Final = _one_of("debug", "info", "warning", "error")
+MOMENT: Final = Kind(
+    "a date with its time zone like 2027-01-31T00:00:00Z",
+    lambda v: isinstance(v, datetime) and v.tzinfo is not None,
+)

@@ -1,0 +1,171 @@
+"""From what was written to Settings: every value checked, every problem one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..auth.token import AccessToken
+from ..channels.channel import Channel
+from ..errors import ConfigurationError
+from ..keys.sources import resolve
+from .layers import Given, Layers, Row
+from .tables import TABLES, Settings
+
+ROOT_TOKENS = ("LLM_GATEWAY_ACCESS_TOKEN", "INITIAL_ROOT_TOKEN")
+"""Variables that hold one access token, named root; the second is one-api's."""
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def read_settings(
+    given: Source | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Settings from a TOML file (or a mapping like one), the environment and flags.
+
+    A flag goes over the environment, the environment over the file. `env:NAME` may stand for any
+    text; relative `file:` paths are looked for beside the settings file. Keys of channels are
+    not read here but when the gateway starts. Raises ConfigurationError with one line for each
+    problem, which names the file, the setting and the fix.
+    """
+    environ = os.environ if environ is None else environ
+    source = "settings" if given is None or isinstance(given, Mapping) else os.fspath(given)
+    document = given if isinstance(given, Mapping) else {} if given is None else _document(source)
+    layers = Layers()
+    layers.add_document(document, source)
+    layers.add_environment(environ)
+    layers.add_flags(flags or {})
+    folder = None if given is None or isinstance(given, Mapping) else Path(source).parent
+    reading = _Reading(layers, source, folder, environ)
+    settings = reading.settings()
+    if reading.problems:
+        raise ConfigurationError("\n".join(reading.problems))
+    return settings
+
+
+def _document(source: str) -> dict[str, Any]:
+    try:
+        with open(source, "rb") as file:
+            return tomllib.load(file)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"{source}: this is not TOML: {exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{source}: this is not UTF-8 text") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{source}: cannot be read: {exc.strerror}") from exc
+
+
+class _Reading:
+    """One pass over the layers; what is wrong is collected, so that one look shows all of it."""
+
+    def __init__(
+        self, layers: Layers, source: str, folder: Path | None, environ: Mapping[str, str]
+    ) -> None:
+        self._layers = layers
+        self._source = source
+        self._folder = folder
+        self._environ = environ
+        self.problems = layers.problems
+
+    def settings(self) -> Settings:
+        layers = self._layers
+        tables = {name: TABLES[name][0](**self._row(row)) for name, row in layers.tables.items()}
+        channels = [self._channel(at, row) for at, row in enumerate(layers.lists["channels"])]
+        tokens = [self._token(at, row) for at, row in enumerate(layers.lists["access_tokens"])]
+        return Settings(
+            **tables,
+            channels=tuple(channel for channel in channels if channel),
+            access_tokens=tuple(token for token in [*tokens, self._root_token()] if token),
+            aliases=self._map("aliases"),
+            default_models=self._map("default_models"),
+            source=self._source,
+        )
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        """The checked values of one table; those that are wrong are left out."""
+        values: dict[str, Any] = {}
+        for key, given in row.items():
+            before = len(self.problems)
+            value = self._value(given)
+            if len(self.problems) == before:
+                values[key] = tuple(value) if isinstance(value, list) else value
+        return values
+
+    def _map(self, name: str) -> dict[str, str]:
+        merged: dict[str, str] = {}
+        for given in self._layers.maps[name]:
+            before = len(self.problems)
+            value = self._value(given)
+            if len(self.problems) == before:
+                merged.update(value)
+        return merged
+
+    def _value(self, given: Given) -> Any:
+        value, kind = given.value, given.kind
+        if kind.late:
+            value = [self._beside(v) for v in value] if isinstance(value, list) else value
+        elif isinstance(value, str) and value.startswith("env:"):
+            text = self._from_env(value, given.where)
+            if text is None:
+                return None
+            value = kind.from_text(text)
+        elif isinstance(value, list | tuple):
+            value = [self._from_env(item, given.where) for item in value]
+        elif isinstance(value, Mapping):
+            value = {key: self._from_env(item, given.where) for key, item in value.items()}
+        if not kind.accepts(value) and not self._reported(value):
+            self.problems.append(f"{given.where} {kind.refusal(value)}")
+        return value
+
+    @staticmethod
+    def _reported(value: Any) -> bool:
+        """Whether something in it is missing from the environment: that is said already."""
+        items = value.values() if isinstance(value, Mapping) else value
+        return isinstance(value, list | Mapping) and any(item is None for item in items)
+
+    def _from_env(self, value: Any, where: str) -> Any:
+        """What `env:NAME` stands for; None, and a problem, when it is not set."""
+        if not isinstance(value, str) or not value.startswith("env:"):
+            return value
+        name = value.removeprefix("env:")
+        found = self._environ.get(name, "").strip()
+        if not found:
+            self.problems.append(f"{where}: the environment variable {name} is not set; set it")
+            return None
+        return found
+
+    def _beside(self, value: Any) -> Any:
+        """A relative `file:` path as seen from the settings file's folder."""
+        if self._folder is None or not isinstance(value, str) or not value.startswith("file:"):
+            return value
+        return f"file:{self._folder / Path(value.removeprefix('file:')).expanduser()}"
+
+    def _channel(self, at: int, row: Row) -> Channel | None:
+        where = f"{self._source}: channels[{at}]"
+        before = len(self.problems)
+        values = self._row(row)
+        if "name" not in row:
+            self.problems.append(f'{where} has no name; add one like name = "main"')
+        if len(self.problems) > before:
+            return None
+        limits = {key: value or None for key, value in values.get("timeouts", {}).items()}
+        if limits:
+            values["timeouts"] = limits
+        try:
+            return Channel(**values)
+        except ConfigurationError as exc:
+            self.problems.append(f"{where}: {exc.message}")
+            return None
+
+    def _token(self, at: int, row: Row) -> AccessToken | None:
+        raise NotImplementedError
+
+    def _root_token(self) -> AccessToken | None:
+        raise NotImplementedError
