@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
-Receive = Callable[[], Coroutine[Any, Any, Any]]
-Send = Callable[[Any], Coroutine[Any, Any, None]]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 
 log = logging.getLogger("asgi_llm_gateway.runtime")
 

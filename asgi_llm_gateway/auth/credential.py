@@ -31,7 +31,7 @@ SUBPROTOCOL = "openai-insecure-api-key."
 NONE = b""
 """Something stands where the credential belongs, but it is none."""
 
-_OTHER_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
+_OTHER_HEADERS = {b"x-api-key": 0, b"api-key": 1, b"x-goog-api-key": 2}
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -55,12 +55,14 @@ def from_headers(headers: Iterable[Any]) -> bytes | None:
             found = value
     if found is not None:
         return _bearer(found)
-    others = {name: value for name, value in reversed(list(headers)) if name in _OTHER_HEADERS}
-    for wanted in _OTHER_HEADERS:
-        if wanted in others:
-            twice = sum(name == wanted for name, _ in headers) > 1
-            return NONE if twice else checked(others[wanted].strip(b" \t"))
-    return None
+    best, found = len(_OTHER_HEADERS), None
+    for name, value in headers:
+        rank = _OTHER_HEADERS.get(name, best + 1)
+        if rank < best:
+            best, found = rank, value
+        elif rank == best:
+            found = NONE
+    return None if found is None else checked(found.strip(b" \t"))
 
 
 def from_query(query: bytes) -> bytes | None:

@@ -73,7 +73,6 @@ class Tap:
     def _complete(self, tail: bytes) -> bytes | None:
         return b"" if self._terminal.search(tail) else None
 
-    @property
     def usage(self) -> Usage | None:
         """The last usage that is not null among the last events."""
         for events in reversed(self._last):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import (
     BodyTooLarge,
@@ -152,7 +152,7 @@ def content_length(headers: Headers) -> int | None:
 
 
 class _Late:
-    """Holds the caller to the limits of time; the loop's sweep does the looking."""
+    """Holds a caller to the limits of time where no relay watches; the loop's sweep looks."""
 
     __slots__ = ("_limits", "_start", "_task", "late", "progress")
 
@@ -199,28 +199,41 @@ async def pieces(receive: Receive, limits: BodyLimits) -> AsyncIterator[bytes]:
             yield piece
 
 
-async def read_json(headers: Headers, receive: Receive, limits: BodyLimits) -> JSONBody:
+class Clock(Protocol):
+    """Whoever keeps the time of a body that is being read; told of every piece."""
+
+    progress: float
+
+
+async def read_json(
+    headers: Headers, receive: Receive, limits: BodyLimits, clock: Clock | None = None
+) -> JSONBody:
     """Read a JSON body whole; what it is called (`content-type`) matters only if it is a form.
 
-    Raises BodyTooLarge (before reading when the announced length is over the limit),
-    InvalidRequest, UnsupportedMedia, RequestTimeout or ClientLeft.
+    `clock` looks after the time; without one this does. Raises BodyTooLarge (before reading when
+    the announced length is over the limit), InvalidRequest, UnsupportedMedia, RequestTimeout or
+    ClientLeft.
     """
+    if clock is None:
+        with _Late(limits) as clock:
+            return await read_json(headers, receive, limits, clock)
     inflate = _inflater_for_json(headers, limits)
     parts: list[bytes] = []
     size = 0
     more = True
-    with _Late(limits) as clock:
-        while more:
-            message = await _next(receive)
-            more = message.get("more_body", False)
-            piece: bytes = message.get("body", b"")
-            plain = inflate.feed(piece) if inflate and piece else piece
-            size += len(plain)
-            if size > limits.max_bytes:
-                raise too_large(limits)
-            parts.append(plain)
-            if more:
-                clock.progress = asyncio.get_running_loop().time()
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        more = message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        plain = inflate.feed(piece) if inflate and piece else piece
+        size += len(plain)
+        if size > limits.max_bytes:
+            raise too_large(limits)
+        parts.append(plain)
+        if more:
+            clock.progress = asyncio.get_running_loop().time()
     if inflate:
         inflate.finish()
     return JSONBody(parts[0] if len(parts) == 1 else b"".join(parts), changed=inflate is not None)
@@ -229,16 +242,20 @@ async def read_json(headers: Headers, receive: Receive, limits: BodyLimits) -> J
 def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
     """Refuses by the headers alone what need not be read; else how to read it."""
     coding = b""
+    length: bytes | None = None
     for name, value in headers:
         if name == b"content-type":
             if value.startswith((b"multipart/", b"application/x-www-form-urlencoded")):
                 raise UnsupportedMedia("this endpoint reads JSON: send content-type application/json")
         elif name == b"content-length":
-            if (content_length(headers) or 0) > limits.max_bytes:
-                raise too_large(limits)
+            if (length is not None and length != value) or not value.isdigit():
+                raise InvalidRequest("the content-length header is not one plain number")
+            length = value
         elif name == b"content-encoding":
             coding = value.strip().lower()
-    return inflater(coding, limits.max_bytes)
+    if length is not None and int(length) > limits.max_bytes:
+        raise too_large(limits)
+    return inflater(coding, limits.max_bytes) if coding else None
 
 
 async def read_multipart(headers: Headers, receive: Receive, limits: BodyLimits) -> MultipartBody:

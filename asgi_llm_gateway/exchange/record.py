@@ -14,6 +14,7 @@ from .attempt import Attempt, AttemptGuard, CallRecord
 from .body import (
     Body,
     BodyLimits,
+    Clock,
     JSONBody,
     MultipartBody,
     StreamBody,
@@ -45,7 +46,6 @@ class Exchange:
     model: str | None = None
     """The model the caller asked for, before alias and mapping."""
     body: Body | None = None
-    usage: Usage | None = None
     outcome: str | None = None
     """ok, refused, provider_error, failed, truncated or client_left; None while under way."""
     status: int | None = None
@@ -58,6 +58,8 @@ class Exchange:
     """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
     announced: int | None = None
     """The length of a form as the caller announced it; None when it came in chunks."""
+    _usage: Usage | None = None
+    _usage_source: Callable[[], Usage | None] | None = None
     _id: str | None = None
     _request_id: str | None = None
     _read_from: Receive | None = None
@@ -90,6 +92,21 @@ class Exchange:
         if self._id is None:
             self._id = os.urandom(16).hex()
         return self._id
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the call consumed, once its answer is over; read from it when first asked for."""
+        if self._usage_source is not None:
+            self._usage, self._usage_source = self._usage_source(), None
+        return self._usage
+
+    @usage.setter
+    def usage(self, usage: Usage | None) -> None:
+        self._usage, self._usage_source = usage, None
+
+    def usage_from(self, source: Callable[[], Usage | None]) -> None:
+        """Where `usage` is to be read from if anybody asks."""
+        self._usage_source = source
 
     def request_id(self, scope: Any) -> str:
         """What goes out as x-request-id: the caller's own if it is harmless, else our id."""
@@ -134,8 +151,8 @@ class Exchange:
         held[key] = snapshot.current
         return snapshot.current
 
-    async def read(self, scope: Any, receive: Receive) -> Body:
-        """The body, read from `receive` by whoever asks first.
+    async def read(self, scope: Any, receive: Receive, clock: Clock | None = None) -> Body:
+        """The body, read from `receive` by whoever asks first; `clock` looks after the time.
 
         Raises InvalidRequest and its kind, or ClientLeft when the caller goes while sending.
         """
@@ -144,7 +161,7 @@ class Exchange:
             kind = self.endpoint.body
             headers: Headers = scope["headers"]
             if kind == "json":
-                body = await read_json(headers, receive, self.limits)
+                body = await read_json(headers, receive, self.limits, clock)
             elif kind == "multipart":
                 body = await read_multipart(headers, receive, self.limits)
                 self.announced = content_length(headers)
@@ -182,6 +199,8 @@ class Exchange:
     def record(self) -> CallRecord:
         """What is worth keeping of the call."""
         last = self.attempts[-1] if self.attempts else None
+        if last is not None and last.failure is None:
+            last.usage = self.usage
         return CallRecord(
             id=self.id,
             request_id=self._request_id,

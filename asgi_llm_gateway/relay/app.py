@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -93,37 +92,42 @@ class Relay:
         self._channels, self._aliases = tuple(channels), dict(aliases or self._aliases)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "lifespan":
-            await answer_lifespan(self.resources, receive, send)
-        elif kind == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "not served here"})
-        else:
-            raise ValueError(f"unknown scope type {kind!r}")
-
-    async def _http(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self._other(scope, receive, send)
         exchange = Exchange.of(scope)
         if self._limits is not None:
             exchange.limits = self._limits
-        exchange.started = asyncio.get_running_loop().time()
-        watch = Watch(receive)
+        watch = Watch(receive, exchange.limits)
         out = Outbound(exchange, scope, send, watch)
         try:
             with watch:
-                try:
-                    snapshot = self.resources.current or await self._start()
-                    await self._serve(exchange, scope, receive, exchange.hold(snapshot), out)
-                except GatewayError as error:
-                    if out.started:
-                        raise
-                    await out.refuse(error)
-        except ClientLeft:
+                exchange.started = watch.progress
+                snapshot = self.resources.current or await self._start()
+                await self._serve(exchange, scope, receive, exchange.hold(snapshot), out)
+        except (ClientLeft, OSError):  # ASGI: a server may say so by an OSError from send
             exchange.outcome = "client_left"
+        except GatewayError as error:
+            await self._refuse(exchange, out, error)
         finally:
-            exchange.ended = asyncio.get_running_loop().time()
+            exchange.ended = watch.loop.time()
+        return None
+
+    async def _refuse(self, exchange: Exchange, out: Outbound, error: GatewayError) -> None:
+        if out.started:
+            raise error
+        try:
+            await out.refuse(error)
+        except OSError:  # the caller left while it was being told
+            exchange.outcome = "client_left"
+
+    async def _other(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await answer_lifespan(self.resources, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "not served here"})
+        else:
+            raise ValueError(f"unknown scope type {scope['type']!r}")
 
     async def _start(self) -> Snapshot[ChannelTable]:
         """Merely mounted: started by the first call. What is wrong is the operator's to read."""
@@ -139,13 +143,13 @@ class Relay:
         endpoint, method = exchange.endpoint, scope["method"]
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
-                body = await exchange.read(scope, receive)
+                body = await exchange.read(scope, receive, out.watch)
                 wanted = understand(exchange, body, table.aliases, self._defaults)
                 tiers = table.tiers(wanted.model, endpoint.name, exchange.caller)
-                _, receive = exchange.inward(scope, receive)
-                call = Call(exchange, wanted, scope, receive, out.watch)
-                plan = call.plan(tiers, self._max_attempts)
-                return await self._run(exchange, plan, out, TO_CALLER)
+                call = Call(exchange, wanted, scope, out.watch)
+                if endpoint.body != "json":
+                    call.form(scope, receive, out.watch)
+                return await self._run(exchange, call, tiers, out, TO_CALLER)
             if endpoint.kind == "models" and (method in endpoint.methods or not tiers_of(table)):
                 headers, listing = models.answer(exchange, method, table)
                 await out.start(200, headers)
@@ -156,15 +160,21 @@ class Relay:
                 through = passthrough.tiers(exchange, table, anonymous=self._anonymous)
                 if through:
                     raw = passthrough.Passthrough(exchange, scope, receive, out.watch)
-                    plan = raw.plan(through, self._max_attempts)
-                    return await self._run(exchange, plan, out, TO_CALLER_RAW)
+                    return await self._run(exchange, raw, through, out, TO_CALLER_RAW)
         raise last_resort.refusal(exchange, method)
 
     async def _run(
-        self, exchange: Exchange, plan: Plan, out: Outbound, names: frozenset[bytes]
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        tiers: Tiers,
+        out: Outbound,
+        names: frozenset[bytes],
     ) -> None:
-        clock = asyncio.get_running_loop().time
-        running = await first_to_answer(exchange, plan, self._rng, clock)
+        clock = out.watch.loop.time
+        running = await first_to_answer(
+            exchange, plan, tiers, self._max_attempts, self._rng, clock
+        )
         exchange.first_byte = clock()
         try:
             await out.relay(running, names)

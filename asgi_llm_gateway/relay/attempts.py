@@ -8,9 +8,10 @@ channels/judging.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 from ..channels.choosing import Candidates
 from ..channels.index import Tiers
@@ -30,20 +31,22 @@ RETRY_AFTER = 5.0
 """Seconds a caller is told to wait when nothing healthy is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one call is tried: where, how often, and how a request is made and its answer opened.
+class Plan(Protocol):
+    """How one call is tried: which model, and how a request is made and its answer opened."""
 
-    `replayable` says whether the body can be sent once more (asked after a failure: a streamed
-    body can until its first byte is out).
-    """
-
-    tiers: Tiers
-    max_attempts: int
     model: str
-    build: Callable[[LiveChannel, Key, str], UpstreamRequest]
-    open: Callable[[UpstreamResponse, LiveChannel], Awaitable[Whole | Flow]]
-    replayable: Callable[[], bool]
+
+    def build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+        """The request of one attempt."""
+        ...
+
+    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+        """The beginning of one attempt's answer; raises what makes the attempt a failure."""
+        ...
+
+    def replayable(self) -> bool:
+        """Whether the body can be sent once more: a streamed one until its first byte is out."""
+        ...
 
 
 @dataclass(slots=True)
@@ -58,21 +61,28 @@ class Running:
 
     async def close(self, exchange: Exchange, now: float, outcome: str) -> None:
         """Give everything back; safe to call while the call is being cancelled."""
-        _after(exchange, self.attempt, now)
+        attempt = self.attempt
+        attempt.ended = now
+        if exchange.guards:
+            attempt.usage = exchange.usage
+            for guard in exchange.guards:
+                guard.after(attempt)
         self.channel.pool.report(self.key, outcome)
         await self.response.aclose()
 
 
-async def first_to_answer(exchange: Exchange, plan: Plan, rng: Random, clock: Clock) -> Running:
+async def first_to_answer(
+    exchange: Exchange, plan: Plan, tiers: Tiers, max_attempts: int, rng: Random, clock: Clock
+) -> Running:
     """The first candidate whose answer begins well.
 
     Raises the last failure when none is left or the caller itself is at fault, Unavailable when
     there was no key to try.
     """
-    candidates = Candidates(plan.tiers, rng)
+    candidates = Candidates(tiers, rng)
     last: GatewayError | None = None
     counted = 0
-    while counted < plan.max_attempts:
+    while counted < max_attempts:
         channel = candidates.channel()
         if channel is None:
             break
@@ -136,13 +146,6 @@ async def _try(
             channel.pool.report(key, "failed")
             if response is not None:
                 await response.aclose()
-
-
-def _after(exchange: Exchange, attempt: Attempt, now: float) -> None:
-    attempt.ended = now
-    attempt.usage = exchange.usage
-    for guard in exchange.guards:
-        guard.after(attempt)
 
 
 def without_secret(failure: GatewayError, key: Key) -> GatewayError:

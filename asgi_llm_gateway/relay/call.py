@@ -11,7 +11,6 @@ from ..exchange.body import JSONBody, MultipartBody, pieces
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
-from .attempts import Plan
 from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed, first
 from .inbound import Wanted
 from .opened import Flow, Whole, open_answer
@@ -38,46 +37,37 @@ class Upload:
             yield piece
         self._watch.begin(self._receive)
 
-    @property
-    def replayable(self) -> bool:
-        """Whether the body can still be sent, as its first byte is not out yet."""
-        return not self.begun
-
-
-def _always() -> bool:
-    return True
-
 
 class Call:
-    """Builds the requests of one understood call, and opens their answers."""
+    """Builds the requests of one understood call, and opens their answers (an attempts.Plan)."""
 
-    __slots__ = ("_headers", "_upload", "_wanted", "exchange")
+    __slots__ = ("_headers", "_upload", "_wanted", "exchange", "model")
 
-    def __init__(
-        self, exchange: Exchange, wanted: Wanted, scope: Any, receive: Receive, watch: Watch
-    ) -> None:
+    def __init__(self, exchange: Exchange, wanted: Wanted, scope: Any, watch: Watch) -> None:
         self.exchange = exchange
+        self.model = wanted.model
         self._wanted = wanted
         self._upload: Upload | None = None
         headers: Headers = scope["headers"]
         self._headers = allowed(headers, TO_PROVIDER)
-        body = wanted.body
-        if isinstance(body, JSONBody):
+        if isinstance(wanted.body, JSONBody):
             self._headers += JSON_BODY
             watch.begin()
-            return
-        self._headers += STREAMED_BODY
-        self._headers.append((b"content-type", first(headers, b"content-type")))
-        if isinstance(body, MultipartBody) and body.more:
-            self._upload = Upload(exchange, receive, watch)
+        else:
+            self._headers += STREAMED_BODY
+            self._headers.append((b"content-type", first(headers, b"content-type")))
+
+    def form(self, scope: Any, receive: Receive, watch: Watch) -> None:
+        """For a body that is a form: its files are sent as they arrive."""
+        if isinstance(self._wanted.body, MultipartBody) and self._wanted.body.more:
+            _, receive = self.exchange.inward(scope, receive)
+            self._upload = Upload(self.exchange, receive, watch)
         else:
             watch.begin()
 
-    def plan(self, tiers: Any, max_attempts: int) -> Plan:
-        """How the call is tried."""
-        upload = self._upload
-        replayable = _always if upload is None else lambda: upload.replayable
-        return Plan(tiers, max_attempts, self._wanted.model, self.build, self.open, replayable)
+    def replayable(self) -> bool:
+        """Whether the body can be sent once more."""
+        return self._upload is None or not self._upload.begun
 
     def asks_usage(self, channel: LiveChannel) -> bool:
         """Whether usage is asked for on the caller's behalf, and so hidden from it."""

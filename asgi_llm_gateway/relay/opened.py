@@ -15,8 +15,15 @@ import msgspec
 
 from ..dialects.base import Dialect
 from ..dialects.tap import Tap, refuse_error
-from ..errors import BadAnswer, BodyTooLarge, Headers, InvalidRequest, ProviderRefused
-from ..errors import UnsupportedMedia, UpstreamTimeout
+from ..errors import (
+    BadAnswer,
+    BodyTooLarge,
+    Headers,
+    InvalidRequest,
+    ProviderRefused,
+    UnsupportedMedia,
+    UpstreamTimeout,
+)
 from ..upstream.contract import UpstreamResponse
 from ..wire.inflate import Inflater, inflater
 from ..wire.sse import WholeEvents
@@ -26,7 +33,7 @@ from .headers import first
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of a plain answer that is held whole; images come as base64."""
 MAX_ERROR = 256 * 1024
-_SPACE = b" \t\r\n"
+_BRACKET = ord("[")
 
 
 @dataclass(slots=True)
@@ -36,7 +43,10 @@ class Whole:
     status: int
     headers: Headers
     body: bytes
-    usage: Usage | None = None
+
+    def usage(self) -> Usage | None:
+        """What the answer says it consumed."""
+        return usage_in(self.body)
 
 
 @dataclass(slots=True)
@@ -60,23 +70,27 @@ async def open_answer(
     first_token: float | None,
 ) -> Whole | Flow:
     """Read as much as decides. Raises ProviderRefused, BadAnswer and what the upstream raises."""
-    headers = response.headers
-    coding = first(headers, b"content-encoding")
-    kind = first(headers, b"content-type").lower()
-    if response.status >= 400:
-        body = await _read(response, coding, MAX_ERROR)
-        raise refused(response.status, headers, body)
-    if not 200 <= response.status < 300:
-        raise BadAnswer(f"the provider answered with status {response.status}")
+    headers, status = response.headers, response.status
+    coding = kind = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.lower()
+        elif name == b"content-encoding":
+            coding = value.strip().lower()
+    if status >= 400:
+        raise refused(status, headers, await _read(response, coding, MAX_ERROR))
+    if status != 200 and not 200 < status < 300:
+        raise BadAnswer(f"the provider answered with status {status}")
     if kind.startswith(b"text/event-stream"):
         pieces = _plain(response, coding)
         return await _open_stream(response, pieces, dialect, hide_usage, first_token)
     if _is_json(kind, dialect, streamed=streamed):
-        body = await _read(response, coding, MAX_ANSWER)
-        return Whole(response.status, headers, body, check(body, dialect))
+        body = await (_read(response, coding, MAX_ANSWER) if coding else response.read(MAX_ANSWER))
+        check(body, dialect)
+        return Whole(status, headers, body)
     if kind.startswith(b"text/html"):
         raise BadAnswer("the provider answered with a web page")
-    return Flow(response.status, headers, _plain(response, coding), b"")
+    return Flow(status, headers, _plain(response, coding), b"")
 
 
 def _is_json(kind: bytes, dialect: Dialect, *, streamed: bool) -> bool:
@@ -112,10 +126,8 @@ async def _open_stream(
     raise BadAnswer("the provider's stream ended before its first event")
 
 
-def check(body: bytes, dialect: Dialect) -> Usage | None:
-    """The usage of a plain JSON answer, once it is known to be one.
-
-    Raises ProviderRefused for an error that came with status 200, BadAnswer for what is no object
+def check(body: bytes, dialect: Dialect) -> None:
+    """Raises ProviderRefused for an error that came with status 200, BadAnswer for what is no object
     or lacks the list every good answer of this dialect has.
     """
     try:
@@ -129,9 +141,8 @@ def check(body: bytes, dialect: Dialect) -> Usage | None:
             raise BadAnswer("the provider's answer is not JSON") from exc
     if dialect.answer_list is not None:
         found: Any = getattr(answer, dialect.answer_list)
-        if found is msgspec.UNSET or not bytes(found).startswith(b"["):
+        if found is msgspec.UNSET or memoryview(found)[0] != _BRACKET:
             raise BadAnswer(f"the provider's answer has no {dialect.answer_list}")
-    return usage_in(body)
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -171,8 +182,10 @@ def _plain(
     response: UpstreamResponse, coding: bytes, limit: int = 2**40
 ) -> AsyncIterator[bytes]:
     """The body uncompressed: identity is asked for, but not every provider listens."""
+    if not coding:
+        return response.__aiter__()
     try:
-        inflate = inflater(coding.strip().lower(), limit)
+        inflate = inflater(coding, limit)
     except UnsupportedMedia as exc:
         raise BadAnswer("the provider's answer has a content-encoding nobody asked for") from exc
     return _inflated(response, inflate) if inflate else response.__aiter__()

@@ -10,7 +10,6 @@ import msgspec
 
 from ..errors import (
     BadAnswer,
-    ClientLeft,
     GatewayError,
     Headers,
     ProviderRefused,
@@ -27,14 +26,6 @@ from .watch import Watch
 log = logging.getLogger("asgi_llm_gateway.relay")
 
 Send = Callable[[Any], Coroutine[Any, Any, None]]
-
-
-async def send_message(send: Send, message: dict[str, Any]) -> None:
-    """Send; a server that says the caller is gone (ASGI: OSError) says it as ClientLeft."""
-    try:
-        await send(message)
-    except OSError as exc:
-        raise ClientLeft from exc
 
 
 class Outbound:
@@ -54,15 +45,11 @@ class Outbound:
         self.started = True
         self._exchange.status = status
         headers.append((b"x-request-id", self._exchange.request_id(self._scope).encode()))
-        await send_message(
-            self._send, {"type": "http.response.start", "status": status, "headers": headers}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, data: bytes, *, more: bool) -> None:
         """One message of the body."""
-        await send_message(
-            self._send, {"type": "http.response.body", "body": data, "more_body": more}
-        )
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def relay(self, running: Running, names: frozenset[bytes] = TO_CALLER) -> None:
         """Pass an answer on to its end."""
@@ -71,10 +58,11 @@ class Outbound:
         headers.append((b"x-llm-channel", running.channel.label))
         headers.append((b"x-llm-attempts", b"%d" % len(self._exchange.attempts)))
         if isinstance(answer, Whole):
-            self._exchange.usage = answer.usage
-            headers.append((b"content-length", b"%d" % len(answer.body)))
+            body = answer.body
+            headers.append((b"content-length", b"%d" % len(body)))
+            self._exchange.usage_from(answer.usage)
             await self.start(answer.status, headers)
-            await self.body(answer.body, more=False)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
             self._exchange.outcome = "ok"
         elif answer.tap is None:
             await self._plain(answer, headers)
@@ -101,17 +89,19 @@ class Outbound:
         assert whole is not None
         assert tap is not None
         await self.start(flow.status, headers + STREAM_ANSWER)
+        self._exchange.usage_from(tap.usage)
         failure: GatewayError | None = None
         try:
             if out := tap.feed(flow.begun):
                 await self._paced(out)
+            feed, forward, watch, send = whole.feed, tap.feed, self.watch, self._send
             async for piece in flow.pieces:
-                if (events := whole.feed(piece)) and (out := tap.feed(events)):
-                    await self._paced(out)
+                if (events := feed(piece)) and (out := forward(events)):
+                    watch.sending_since = watch.loop.time()
+                    await send({"type": "http.response.body", "body": out, "more_body": True})
+                    watch.sending_since = None
         except UpstreamError as exc:
             failure = exc
-        finally:
-            self._exchange.usage = tap.usage
         if (rest := whole.finish()) and (out := tap.feed(rest)):
             await self._paced(out)
         ending = tap.end()
@@ -127,10 +117,8 @@ class Outbound:
     async def _paced(self, data: bytes) -> None:
         """Send with the clock on, so that a caller who takes nothing is noticed."""
         watch = self.watch
-        watch.sending_since = watch.now()
-        await send_message(
-            self._send, {"type": "http.response.body", "body": data, "more_body": True}
-        )
+        watch.sending_since = watch.loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
         watch.sending_since = None
 
     async def refuse(self, error: GatewayError) -> None:

@@ -8,12 +8,11 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from ..channels.index import ChannelTable, Tiers
 from ..channels.live import LiveChannel
-from ..errors import AuthenticationFailed, NotFound, PermissionDenied
+from ..errors import NotFound, PermissionDenied
 from ..exchange.body import content_length
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
-from .attempts import Plan
 from .call import Receive, Upload
 from .headers import TO_PROVIDER_RAW, allowed
 from .opened import MAX_ERROR, Flow, Whole, refused
@@ -23,7 +22,9 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
 
 
 class Passthrough:
-    """One passed-through call."""
+    """One passed-through call (an attempts.Plan)."""
+
+    model = ""
 
     def __init__(self, exchange: Exchange, scope: Any, receive: Receive, watch: Watch) -> None:
         headers = scope["headers"]
@@ -41,19 +42,12 @@ class Passthrough:
         else:
             watch.begin()
 
-    def plan(self, tiers: Tiers, max_attempts: int) -> Plan:
-        """How it is tried."""
-        upload = self._upload
-        return Plan(
-            tiers,
-            max_attempts,
-            "",
-            self._build,
-            self._open,
-            lambda: upload is None or upload.replayable,
-        )
+    def replayable(self) -> bool:
+        """Whether the body can be sent once more."""
+        return self._upload is None or not self._upload.begun
 
-    def _build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+    def build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+        """The request of one attempt."""
         endpoint = self._exchange.endpoint
         path = endpoint.rest if endpoint.kind == "proxy" else endpoint.path
         if endpoint.kind == "proxy":
@@ -70,10 +64,10 @@ class Passthrough:
             channel.timeouts,
         )
 
-    async def _open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:  # noqa: ARG002
+        """Whatever the provider says is passed on, but for a refusal of the key."""
         if response.status == 401:
             raise refused(401, response.headers, await response.read(MAX_ERROR))
-        _ = channel
         return Flow(response.status, response.headers, response.__aiter__(), b"")
 
 
@@ -113,5 +107,3 @@ def _query(raw: bytes) -> str:
     kept = [(name, value) for name, value in pairs if name != "key"]
     return "?" + urlencode(kept) if kept else ""
 
-
-__all__ = ["METHODS", "AuthenticationFailed", "Passthrough", "tiers"]

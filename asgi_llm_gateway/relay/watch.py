@@ -1,4 +1,4 @@
-"""Looks after one call: has the caller left, does it still take what it is sent?
+"""Looks after one call: does the body arrive, has the caller left, does it take what it is sent?
 
 No task and no timer of its own: the loop's sweep looks in, and only a call that lasts gets a task
 that awaits the caller's leaving. When there is a reason to stop, the call is cancelled wherever it
@@ -11,8 +11,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..errors import ClientLeft
+from ..errors import ClientLeft, RequestTimeout
+from ..exchange.body import BodyLimits
 from ..runtime import sweep
+
+Receive = Callable[[], Coroutine[Any, Any, Any]]
 
 _PATIENCE = 0.1
 """Seconds a call may last before somebody listens for the caller's leaving."""
@@ -21,56 +24,77 @@ _WRITE_TIMEOUT = 60.0
 
 
 class Watch:
-    """A context around one call; raises ClientLeft in it when the caller is gone."""
+    """A context around one call.
 
-    __slots__ = ("_begun", "_gone", "_listener", "_receive", "_task", "sending_since")
+    While the body is read it raises RequestTimeout when that takes too long; once `begin` was
+    called, ClientLeft when the caller is gone.
+    """
 
-    def __init__(self, receive: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    __slots__ = (
+        "_begun",
+        "_limits",
+        "_listener",
+        "_reason",
+        "_receive",
+        "_started",
+        "_sweep",
+        "_task",
+        "loop",
+        "progress",
+        "sending_since",
+    )
+
+    def __init__(self, receive: Receive, limits: BodyLimits) -> None:
         self._receive = receive
+        self._limits = limits
         self._listener: asyncio.Task[None] | None = None
-        self._gone = False
-        self._begun: float | None = None
+        self._reason: Exception | None = None
+        self._begun = False
         self.sending_since: float | None = None
         """Loop time at which a send began that is still under way."""
 
     def __enter__(self) -> Watch:
-        self._task = asyncio.current_task()
+        self.loop = loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task(loop)
+        self._started = self.progress = loop.time()
+        self._sweep = sweep()
+        self._sweep.add(self)
         return self
 
-    def begin(self, receive: Callable[[], Coroutine[Any, Any, Any]] | None = None) -> None:
+    def begin(self, receive: Receive | None = None) -> None:
         """The request body is in: from here on `receive` only tells of the leaving."""
         if receive is not None:
             self._receive = receive
-        self._begun = asyncio.get_running_loop().time()
-        sweep().add(self)
+        self.progress = self.loop.time()
+        self._begun = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._begun is not None:
-            sweep().remove(self)
+        self._sweep.remove(self)
         if self._listener is not None:
             self._listener.cancel()
-        ours = self._gone and kind is asyncio.CancelledError and self._task is not None
-        # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
-        if ours and self._task is not None and self._task.uncancel() == 0:
-            raise ClientLeft from None
-
-    def now(self) -> float:
-        """The loop's time."""
-        return asyncio.get_running_loop().time()
+        reason = self._reason
+        if reason is not None and kind is asyncio.CancelledError and self._task is not None:
+            # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
+            if self._task.uncancel() == 0:
+                raise reason from None
 
     def tick(self, now: float) -> None:
         """Called by the sweep."""
-        if self._begun is not None and self._listener is None and now - self._begun > _PATIENCE:
-            self._listener = asyncio.get_running_loop().create_task(self._listen())
+        if not self._begun:
+            limits = self._limits
+            if now - self.progress > limits.idle or now - self._started > limits.total:
+                self._stop(RequestTimeout("the request body did not arrive in time"))
+        elif self._listener is None and now - self.progress > _PATIENCE:
+            self._listener = self.loop.create_task(self._listen())
         if self.sending_since is not None and now - self.sending_since > _WRITE_TIMEOUT:
-            self._leave()
+            self._stop(ClientLeft())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._stop(ClientLeft())
 
-    def _leave(self) -> None:
-        if not self._gone and self._task is not None:
-            self._gone = True
+    def _stop(self, reason: Exception) -> None:
+        if self._reason is None and self._task is not None:
+            self._reason = reason
             self._task.cancel()

@@ -1,11 +1,12 @@
-"""What a setting's value may be: how an error names it, the test it passes, how text becomes one."""
+"""What a setting's value may be: its name in errors, the test it passes, how text becomes one."""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 
 Accepts = Callable[[Any], bool]
@@ -60,7 +61,7 @@ _NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
     ((int, float), "the number"),
     ((list, tuple), "a list"),
     (Mapping, "a table"),
-    (datetime, "a date"),
+    (date, "a date"),
 )
 
 
@@ -69,7 +70,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: Any) -> bool:

@@ -94,16 +94,17 @@ class Layers:
                 return
             row: Row | None
             if name in TABLES:
-                row, kinds = self.tables[name], TABLES[name][1]
+                row, kinds, setting = self.tables[name], TABLES[name][1], key
             else:
-                at, _, key = key.partition("_")
+                at, _, setting = key.partition("_")
                 row, kinds = self._listed(name, at, variable), LISTS[name]
             if row is None:
                 return
-            if key in kinds:
-                row[key] = Given(kinds[key].from_text(text), variable, kinds[key])
+            if setting in kinds:
+                kind = kinds[setting]
+                row[setting] = Given(kind.from_text(text), variable, kind)
             else:
-                self.problems.append(f"{variable}: {_unknown(key, kinds)}")
+                self.problems.append(f"{variable}: {_unknown(setting, kinds)}")
 
     def _listed(self, name: str, at: str, variable: str) -> Row | None:
         """The row of a list that a variable is about; one past the last is a new one."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..auth.store import MemoryTokenStore
 from ..auth.token import AccessToken
 from ..channels.channel import Channel
 from ..errors import ConfigurationError
@@ -36,7 +36,7 @@ def read_settings(
     problem, which names the file, the setting and the fix.
     """
     environ = os.environ if environ is None else environ
-    source = "settings" if given is None or isinstance(given, Mapping) else os.fspath(given)
+    source = "settings" if isinstance(given, Mapping) else os.fspath(given or "environment")
     document = given if isinstance(given, Mapping) else {} if given is None else _document(source)
     layers = Layers()
     layers.add_document(document, source)
@@ -79,14 +79,31 @@ class _Reading:
         tables = {name: TABLES[name][0](**self._row(row)) for name, row in layers.tables.items()}
         channels = [self._channel(at, row) for at, row in enumerate(layers.lists["channels"])]
         tokens = [self._token(at, row) for at, row in enumerate(layers.lists["access_tokens"])]
+        self._refuse_twins(layers.lists["channels"])
+        good_tokens = tuple(token for token in [*tokens, self._root_token()] if token)
+        try:
+            MemoryTokenStore(good_tokens)
+        except ConfigurationError as exc:
+            self.problems.append(f"{self._source}: {exc.message}")
         return Settings(
             **tables,
             channels=tuple(channel for channel in channels if channel),
-            access_tokens=tuple(token for token in [*tokens, self._root_token()] if token),
+            access_tokens=good_tokens,
             aliases=self._map("aliases"),
             default_models=self._map("default_models"),
             source=self._source,
         )
+
+    def _refuse_twins(self, rows: list[Row]) -> None:
+        seen: set[Any] = set()
+        for at, row in enumerate(rows):
+            name = row["name"].value if "name" in row else None
+            if isinstance(name, str) and name in seen:
+                self.problems.append(
+                    f"{self._source}: channels[{at}].name: another channel is named {name!r} too; "
+                    "rename one"
+                )
+            seen.add(name if isinstance(name, str) else None)
 
     def _row(self, row: Row) -> dict[str, Any]:
         """The checked values of one table; those that are wrong are left out."""
@@ -155,9 +172,9 @@ class _Reading:
             self.problems.append(f'{where} has no name; add one like name = "main"')
         if len(self.problems) > before:
             return None
-        limits = {key: value or None for key, value in values.get("timeouts", {}).items()}
-        if limits:
-            values["timeouts"] = limits
+        if "timeouts" in values:
+            limits = values["timeouts"].items()
+            values["timeouts"] = {key: None if s is False else s for key, s in limits}
         try:
             return Channel(**values)
         except ConfigurationError as exc:
@@ -165,7 +182,38 @@ class _Reading:
             return None
 
     def _token(self, at: int, row: Row) -> AccessToken | None:
-        raise NotImplementedError
+        where = f"{self._source}: access_tokens[{at}]"
+        before = len(self.problems)
+        values = self._row(row)
+        if "token" in values:
+            values["token"] = self._secret(values["token"], row["token"].where)
+        if len(self.problems) > before:
+            return None
+        return self._access_token(None, values, where)
+
+    def _secret(self, written: str, where: str) -> str:
+        """An access token's secret, read from its file if it names one."""
+        try:
+            found = resolve(self._beside(written), self._environ, where=where)
+        except ConfigurationError as exc:
+            self.problems.append(exc.message)
+            return ""
+        if len(found) != 1:
+            self.problems.append(f"{where} must be one token; there are {len(found)}")
+            return ""
+        return found[0]
 
     def _root_token(self) -> AccessToken | None:
-        raise NotImplementedError
+        for variable in ROOT_TOKENS:
+            if secret := self._environ.get(variable, "").strip():
+                return self._access_token(secret, {"name": "root"}, variable)
+        return None
+
+    def _access_token(
+        self, secret: str | None, fields: Mapping[str, Any], where: str
+    ) -> AccessToken | None:
+        try:
+            return AccessToken.from_mapping(secret, fields)
+        except ConfigurationError as exc:
+            self.problems.append(f"{where}: {exc.message}")
+            return None

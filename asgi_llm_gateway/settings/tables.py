@@ -38,10 +38,12 @@ class ServerSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
     """Who may call. `check_mapped_models`: a token's models are checked once more, as the
-    provider will see them, after alias and mapping."""
+    provider will see them, after alias and mapping. `bypass` are endpoints ("files") that a token
+    with a list of models may use although it cannot be seen which model they use."""
 
     anonymous: bool = False
     check_mapped_models: bool = True
+    bypass: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,14 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
             "root_path": kinds.PATH,
         },
     ),
-    "auth": (AuthSettings, {"anonymous": kinds.FLAG, "check_mapped_models": kinds.FLAG}),
+    "auth": (
+        AuthSettings,
+        {
+            "anonymous": kinds.FLAG,
+            "check_mapped_models": kinds.FLAG,
+            "bypass": kinds.TEXTS,
+        },
+    ),
     "failover": (FailoverSettings, {"max_attempts": kinds.COUNT}),
 }
 """Tables that stand once."""
@@ -116,6 +125,8 @@ LISTS: Final[Mapping[str, Rows]] = {
         "ips": kinds.TEXTS,
         "expires": kinds.MOMENT,
         "enabled": kinds.FLAG,
+        "previous": kinds.SECRET,
+        "previous_until": kinds.MOMENT,
     },
 }
 """Tables that stand any number of times: `[[channels]]`."""

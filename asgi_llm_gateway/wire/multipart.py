@@ -70,7 +70,7 @@ class MultipartPrelude:
             size = len(self._seen)
             if size > self._max_prelude:
                 raise self._too_long()
-            if self._open is not None:
+            if self._open is not None and not self._marks.in_head:
                 name, begin = self._open
                 # All that can still turn out to be the delimiter is taken off.
                 self._check_size(name, size - begin - len(self._delimiter) - 2)

@@ -17,6 +17,7 @@ _PARAMETER = re.compile(
     rb'("[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+"|[^\s;"]++)'
 )
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _FILE_TYPES = (b"audio/", b"image/", b"video/", b"application/octet-stream")
 _PLAIN_ENCODINGS = (None, b"7bit", b"8bit", b"binary")
 _MAX_HEAD = 16 * 1024
@@ -54,14 +55,15 @@ class Marks:
         self._buffer = bytearray(b"\r\n")
         self._offset = -2
         self._from = 2
-        self._in_head = False
+        self.in_head = False
+        """A delimiter has come, but not all of the headers after it."""
 
     def feed(self, data: bytes) -> list[Mark]:
         """The delimiters whose part headers `data` completes."""
         marks: list[Mark] = []
         self._buffer += data
         while not self.closed:
-            if not self._in_head and not self._find_delimiter():
+            if not self.in_head and not self._find_delimiter():
                 break
             mark = self._read_head()
             if mark is None:
@@ -79,7 +81,7 @@ class Marks:
             before = bytes(buffer[at - 2 : at])
             if before == b"\r\n":
                 self._drop(at)
-                self._in_head = True
+                self.in_head = True
                 return True
             if before.endswith((b"\r", b"\n")):
                 raise malformed("lines must end with CR LF")
@@ -104,6 +106,8 @@ class Marks:
             del buffer[: line + 2]
             return Mark(begin, self._offset + line + 2, None)
         end = buffer.find(b"\r\n\r\n", line)
+        if _BARE_LF.search(buffer, line, len(buffer) if end < 0 else end):
+            raise malformed("lines must end with CR LF")
         if end < 0:
             if len(buffer) - line > _MAX_HEAD:
                 raise malformed("the headers of a part are too long")
@@ -113,7 +117,7 @@ class Marks:
             raise malformed("a line begins with the boundary but goes on")
         head = bytes(buffer[first + 2 : end])
         self._drop(end + 4)
-        self._in_head = False
+        self.in_head = False
         self._from = 2
         return Mark(begin, self._offset + 2, head)
 
@@ -135,7 +139,7 @@ def part_of(head: bytes) -> Part:
     for line in head.split(b"\r\n"):
         key, colon, value = line.partition(b":")
         key = key.lower()
-        if not colon or not key or key != key.strip() or b"\n" in line or b"\r" in line:
+        if not colon or not key or key != key.strip() or b"\r" in line:
             raise malformed("a header of a part cannot be read")
         if key in headers:
             raise malformed("a part has the same header twice")

@@ -103,7 +103,7 @@ def usage_in(body: bytes) -> Usage | None:
     if last < 0:
         return None
     # Providers end with it: `{` and the rest of the body is an object again if, and only if, the
-    # member stands at the top level. So long answers are not decoded to their end.
+    # member stands at the top level. So a long answer is not decoded from its beginning.
     end = _answer(b"{" + body[last:])
     if end is not None:
         found = _of_answer(end)

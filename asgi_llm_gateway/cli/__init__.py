@@ -1,0 +1,5 @@
+"""The `llm-gateway` command."""
+
+from .command import main
+
+__all__ = ["main"]

@@ -1,0 +1,73 @@
+"""`llm-gateway serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..gateway import Gateway
+from ..settings import live_channels, read_settings, require_callers
+from . import logs, server
+from .check import counted
+from .files import settings_file
+
+log = logging.getLogger("asgi_llm_gateway.cli")
+
+Flags = Mapping[str, Mapping[str, Any]]
+
+
+def run(given: argparse.Namespace) -> int:
+    """Check everything that can be checked before listening, then serve until a signal."""
+    source = settings_file(given.file)
+    flags = {
+        "server": {
+            "host": given.host,
+            "port": given.port,
+            "workers": given.workers,
+            "log_dir": given.log_dir,
+            "log_level": given.log_level,
+        }
+    }
+    settings = read_settings(source, flags=flags)
+    live_channels(settings)
+    require_callers(settings)
+    logs.configure(settings.server)
+    workers = settings.server.workers
+    configured = server.config(
+        partial(make_app, source, flags),
+        shutdown_timeout=settings.server.shutdown_timeout,
+        root_path=settings.server.root_path,
+        workers=workers,
+    )
+    listener = server.listen(settings.server.host, settings.server.port)
+    base_url = f"{server.address(listener)}{settings.server.root_path}/v1"
+    started = f"llm-gateway: serving {base_url} ({counted(settings)})"
+    if workers > 1:
+        return server.run_workers(configured, listener, f"{started} in {workers} processes")
+    return server.run_here(configured, listener, started)
+
+
+def make_app(source: str | None, flags: Flags) -> Gateway:
+    """The gateway of one serving process; uvicorn calls this in each, inside its event loop."""
+    settings = read_settings(source, flags=flags)
+    logs.configure(settings.server)
+    gateway = Gateway.from_settings(source, flags=flags)
+    if hasattr(signal, "SIGHUP"):
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, partial(reload, gateway))
+    return gateway
+
+
+def reload(gateway: Gateway) -> None:
+    """Read the settings again; what is wrong with them is logged, and nothing changes."""
+    try:
+        gateway.reload()
+    except ConfigurationError as problem:
+        for line in problem.message.splitlines():
+            log.error("not reloaded: %s", line)  # noqa: TRY400 - the line says what to do

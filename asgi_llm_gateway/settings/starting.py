@@ -1,0 +1,54 @@
+"""What is asked of settings before a server starts: may anybody call, do keys and URLs work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..channels.live import LiveChannel
+from ..errors import ConfigurationError
+from ..upstream import DirectUpstream
+from .tables import Settings
+
+
+def require_callers(settings: Settings) -> None:
+    """Raises ConfigurationError, naming the line to add, when nobody or anybody may call by
+    mistake."""
+    anonymous = settings.auth.anonymous
+    if not settings.access_tokens and not anonymous:
+        raise ConfigurationError(
+            f"{settings.source}: nobody may call: add an [[access_tokens]] table (`llm-gateway "
+            "token new` makes one), set LLM_GATEWAY_ACCESS_TOKEN, or write anonymous = true "
+            "below [auth]"
+        )
+    if settings.access_tokens and anonymous:
+        raise ConfigurationError(
+            f"{settings.source}: auth.anonymous = true lets everybody call, and there are access "
+            "tokens: remove one or the other"
+        )
+
+
+def live_channels(
+    settings: Settings, environ: Mapping[str, str] | None = None
+) -> tuple[LiveChannel, ...]:
+    """The channels as they will run: keys read, URLs joined, nothing connected.
+
+    Raises ConfigurationError with one line for each channel that cannot work, and when there is
+    none at all.
+    """
+    environ = os.environ if environ is None else environ
+    if not settings.channels:
+        raise ConfigurationError(
+            f'{settings.source}: there is no channel: add a [[channels]] table with name = "main", '
+            'provider = "openai", keys = ["env:OPENAI_API_KEY"] and models = ["gpt-*"]'
+        )
+    live: list[LiveChannel] = []
+    problems: list[str] = []
+    for channel in settings.channels:
+        try:
+            live.append(LiveChannel(channel, channel.upstream or DirectUpstream(), environ))
+        except ConfigurationError as exc:
+            problems.append(f"{settings.source}: {exc.message}")
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return tuple(live)
