@@ -1,3 +1,68 @@
 """An LLM gateway that lives inside your own ASGI app."""
 
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .auth.middleware import TokenAuthMiddleware
+    from .auth.token import AccessToken
+    from .channels.channel import Channel
+    from .errors import ConfigurationError, GatewayError
+    from .exchange.body import BodyLimits
+    from .exchange.caller import Caller
+    from .exchange.record import Exchange
+    from .gateway import Gateway
+    from .relay import Relay
+    from .runtime import combine_lifespans
+    from .upstream.contract import Timeouts
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AccessToken",
+    "BodyLimits",
+    "Caller",
+    "Channel",
+    "ConfigurationError",
+    "Exchange",
+    "Gateway",
+    "GatewayError",
+    "Relay",
+    "Timeouts",
+    "TokenAuthMiddleware",
+    "combine_lifespans",
+]
+
+_HOMES = {
+    "AccessToken": ".auth.token",
+    "BodyLimits": ".exchange.body",
+    "Caller": ".exchange.caller",
+    "Channel": ".channels.channel",
+    "ConfigurationError": ".errors",
+    "Exchange": ".exchange.record",
+    "Gateway": ".gateway",
+    "GatewayError": ".errors",
+    "Relay": ".relay",
+    "Timeouts": ".upstream.contract",
+    "TokenAuthMiddleware": ".auth.middleware",
+    "combine_lifespans": ".runtime",
+}
+"""Where each name is defined: looked up when it is first used (PEP 562), so that importing the
+package costs nothing that is not used."""
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home, __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

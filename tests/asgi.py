@@ -232,6 +232,7 @@ class Driver:
         if self._gone.is_set():
             if self.style == "strict":
                 raise OSError("the caller has left")
+            await asyncio.sleep(0)
             return
         self._record(message)
         await asyncio.sleep(0)

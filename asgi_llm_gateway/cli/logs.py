@@ -23,13 +23,13 @@ class LineFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002
         """The moment of the record in local time."""
         return (
             datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         )
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+    def formatMessage(self, record: logging.LogRecord) -> str:
         """Control characters, which could forge a line or steer a terminal, are escaped."""
         record.message = "".join(
             char if char.isprintable() else char.encode("unicode_escape").decode()
@@ -49,9 +49,10 @@ def configure(server: ServerSettings) -> None:
         handlers.append(_file_handler(Path(server.log_dir).expanduser(), server.workers))
     for handler in handlers:
         handler.setFormatter(LineFormatter())
-    level = server.log_level.upper()
-    # The server's own start and stop lines are for debugging; its warnings are not.
-    for name, at in (("asgi_llm_gateway", level), ("uvicorn", max(level, "WARNING"))):
+    level: int = getattr(logging, server.log_level.upper())
+    # uvicorn's lines about starting and stopping are for debugging; its warnings are not.
+    uvicorns = level if level == logging.DEBUG else max(level, logging.WARNING)
+    for name, at in (("asgi_llm_gateway", level), ("uvicorn", uvicorns)):
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)

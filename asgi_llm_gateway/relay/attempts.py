@@ -8,10 +8,10 @@ channels/judging.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..channels.choosing import Candidates
 from ..channels.index import Tiers
@@ -40,7 +40,9 @@ class Plan(Protocol):
         """The request of one attempt."""
         ...
 
-    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+    def open(
+        self, response: UpstreamResponse, channel: LiveChannel
+    ) -> Coroutine[Any, Any, Whole | Flow]:
         """The beginning of one attempt's answer; raises what makes the attempt a failure."""
         ...
 
@@ -68,7 +70,8 @@ class Running:
             for guard in exchange.guards:
                 guard.after(attempt)
         self.channel.pool.report(self.key, outcome)
-        await self.response.aclose()
+        if isinstance(self.answer, Flow):  # a whole answer was read to its end
+            await self.response.aclose()
 
 
 async def first_to_answer(

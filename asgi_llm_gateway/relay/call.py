@@ -73,8 +73,7 @@ class Call:
         """Whether usage is asked for on the caller's behalf, and so hidden from it."""
         wanted = self._wanted
         return (
-            wanted.stream
-            and not wanted.usage_asked
+            not wanted.usage_asked
             and wanted.endpoint.name in ("chat", "completions")
             and channel.provider.quirks.stream_options
         )
@@ -87,7 +86,8 @@ class Call:
         content: bytes | AsyncIterator[bytes]
         length: int | None = None
         if isinstance(body, JSONBody):
-            content = wanted.outgoing(model, ask_usage=self.asks_usage(channel))
+            ask = wanted.stream and self.asks_usage(channel)
+            content = wanted.outgoing(model, ask_usage=ask)
         else:
             assert isinstance(body, MultipartBody)
             if body.view.model != model:
@@ -110,14 +110,15 @@ class Call:
         announced = self.exchange.announced
         return None if announced is None else announced + body.grown
 
-    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:
+    def open(
+        self, response: UpstreamResponse, channel: LiveChannel
+    ) -> Coroutine[Any, Any, Whole | Flow]:
         """The beginning of one attempt's answer."""
         wanted = self._wanted
-        return await open_answer(
+        return open_answer(
             response,
             wanted.dialect,
             streamed=wanted.stream,
-            hide_usage=self.asks_usage(channel),
+            hide_usage=wanted.stream and self.asks_usage(channel),
             first_token=channel.timeouts.first_token,
         )
-

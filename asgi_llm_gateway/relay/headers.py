@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import Headers
 
 TO_PROVIDER = frozenset({b"accept", b"openai-beta"})
@@ -54,13 +56,12 @@ STREAM_ANSWER: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering"
 """What keeps proxies on the way from holding a stream back."""
 
 
+_breaks = re.compile(rb"[\r\n\0]").search
+
+
 def allowed(headers: Headers, names: frozenset[bytes]) -> Headers:
     """The headers of these names whose values no line break can hide in."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name in names and not (b"\r" in value or b"\n" in value or b"\0" in value)
-    ]
+    return [h for h in headers if h[0] in names and not _breaks(h[1])]
 
 
 def first(headers: Headers, name: bytes) -> bytes:

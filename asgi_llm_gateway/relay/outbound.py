@@ -53,17 +53,23 @@ class Outbound:
 
     async def relay(self, running: Running, names: frozenset[bytes] = TO_CALLER) -> None:
         """Pass an answer on to its end."""
-        answer = running.answer
+        exchange, answer = self._exchange, running.answer
         headers = allowed(answer.headers, names)
         headers.append((b"x-llm-channel", running.channel.label))
-        headers.append((b"x-llm-attempts", b"%d" % len(self._exchange.attempts)))
+        headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         if isinstance(answer, Whole):
             body = answer.body
             headers.append((b"content-length", b"%d" % len(body)))
-            self._exchange.usage_from(answer.usage)
-            await self.start(answer.status, headers)
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
-            self._exchange.outcome = "ok"
+            exchange.usage_from(answer.usage)
+            exchange.status = answer.status
+            headers.append((b"x-request-id", exchange.request_id(self._scope).encode()))
+            self.started = True
+            send = self._send
+            await send(
+                {"type": "http.response.start", "status": answer.status, "headers": headers}
+            )
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+            exchange.outcome = "ok"
         elif answer.tap is None:
             await self._plain(answer, headers)
         else:

@@ -30,35 +30,22 @@ class Watch:
     called, ClientLeft when the caller is gone.
     """
 
-    __slots__ = (
-        "_begun",
-        "_limits",
-        "_listener",
-        "_reason",
-        "_receive",
-        "_started",
-        "_sweep",
-        "_task",
-        "loop",
-        "progress",
-        "sending_since",
-    )
+    sending_since: float | None = None
+    """Loop time at which a send began that is still under way."""
+    _listener: asyncio.Task[None] | None = None
+    _reason: Exception | None = None
+    _begun = False
 
     def __init__(self, receive: Receive, limits: BodyLimits) -> None:
         self._receive = receive
         self._limits = limits
-        self._listener: asyncio.Task[None] | None = None
-        self._reason: Exception | None = None
-        self._begun = False
-        self.sending_since: float | None = None
-        """Loop time at which a send began that is still under way."""
 
     def __enter__(self) -> Watch:
         self.loop = loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(loop)
         self._started = self.progress = loop.time()
-        self._sweep = sweep()
-        self._sweep.add(self)
+        self._sweep = look = sweep()
+        look.add(self)
         return self
 
     def begin(self, receive: Receive | None = None) -> None:
@@ -73,10 +60,11 @@ class Watch:
         if self._listener is not None:
             self._listener.cancel()
         reason = self._reason
-        if reason is not None and kind is asyncio.CancelledError and self._task is not None:
-            # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
-            if self._task.uncancel() == 0:
-                raise reason from None
+        if reason is None or kind is not asyncio.CancelledError or self._task is None:
+            return
+        # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
+        if self._task.uncancel() == 0:
+            raise reason from None
 
     def tick(self, now: float) -> None:
         """Called by the sweep."""

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from ..errors import BadAnswer, Headers
+from ..errors import BadAnswer, ConnectionLost, Headers
 from . import faults
 from .answer import Answer
 from .bounds import Bounds
@@ -96,10 +96,13 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
+        answer = self.answer
         self.answer = None
         self._wake_drain()
         self.transport.abort()
         self.owner.gone(self)
+        if answer is not None:
+            answer.fail(ConnectionLost("the connection to the provider was closed"))
 
     def resume(self) -> None:
         """Read on: what had piled up was taken."""

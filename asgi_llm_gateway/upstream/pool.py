@@ -139,36 +139,37 @@ class OriginPool:
         self, timeouts: Timeouts, total_at: float, *, again: bool = False
     ) -> Connection:
         """A new connection, or one that becomes free; `again`: at the head of the queue."""
-        if again and self.idle and self.opened >= self._bounds.max_connections:
+        most = self._bounds.max_connections
+        if again and self.idle and self.opened >= most:
             next(iter(self.idle)).discard()
-        if self.opened < self._bounds.max_connections:
-            self.opened += 1
+        wait_at = math.inf if timeouts.wait is None else self._clock() + timeouts.wait
+        patience = Patience(wait_at, total_at, timeouts.total)
+        while self.opened >= most:
+            granted = await self._wait(patience, first=again)
+            if granted is None:
+                break
+            if not granted.closed:
+                return granted
+            again = True  # it died on its way here, which is not this caller's fault
         else:
-            connection = await self._wait(timeouts, total_at, first=again)
-            if connection is not None:
-                return connection
+            self.opened += 1
         return await self._connect(timeouts, total_at)
 
-    async def _wait(self, timeouts: Timeouts, total_at: float, *, first: bool) -> Connection | None:
+    async def _wait(self, patience: Patience, *, first: bool) -> Connection | None:
         """A connection somebody gave back, or None: a place to make one on."""
-        wait_at = math.inf if timeouts.wait is None else self._clock() + timeouts.wait
         if not first and len(self.waiters) >= self._bounds.max_waiting:
             raise PoolTimeout("too many calls wait for a connection to this provider")
-        while True:
-            waiter: asyncio.Future[Connection | None] = self._loop.create_future()
-            self.waiters[waiter] = Patience(wait_at, total_at, timeouts.total)
-            if first:
-                self.waiters.move_to_end(waiter, last=False)
-            if not self._sweep.fast:
-                self._sweep.hurry()
-            try:
-                granted = await waiter
-            except (asyncio.CancelledError, GeneratorExit):
-                self._give_back(waiter)
-                raise
-            if granted is None or not granted.closed:
-                return granted
-            first = True  # it died on its way here: that is not this caller's fault
+        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
+        self.waiters[waiter] = patience
+        if first:
+            self.waiters.move_to_end(waiter, last=False)
+        if not self._sweep.fast:
+            self._sweep.hurry()
+        try:
+            return await waiter
+        except (asyncio.CancelledError, GeneratorExit):
+            self._give_back(waiter)
+            raise
 
     def _give_back(self, waiter: asyncio.Future[Connection | None]) -> None:
         """A waiter was cancelled: what it was granted in the same moment goes to the next."""

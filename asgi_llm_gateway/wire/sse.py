@@ -23,6 +23,7 @@ MAX_EVENT = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_ENDS = b"\r\n"
+_USUAL_BORDERS = (b"\n\n", b"\r\n\r\n")
 _whole_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -46,7 +47,7 @@ def last_border(buffer: bytes) -> int:
 
     A final CR counts as a whole line end here, since nothing is known to follow `buffer`.
     """
-    if buffer.endswith(b"\n\n"):
+    if buffer.endswith(_USUAL_BORDERS):
         return len(buffer)
     border = buffer.rfind(b"\n\n") + 2
     if b"\r" in buffer:
@@ -72,7 +73,7 @@ class WholeEvents:
 
     def feed(self, data: bytes) -> bytes:
         """Everything up to the last event border so far that has not been given out yet."""
-        if not self._held and data.endswith(b"\n\n"):
+        if not self._held and data.endswith(_USUAL_BORDERS):
             return data
         return self._cut(data) if data else b""
 
@@ -180,17 +181,20 @@ class SSEReader:
 
     def _events(self, region: bytes) -> list[Event]:
         events: list[Event] = []
-        plain = b"\r" not in region
-        for block in _blocks(region):
-            if plain and block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2:
+        end = _line_end(region)
+        if end is None:
+            blocks = _mixed_blocks(region)
+            return [event for event in map(self._event, blocks) if event is not None]
+        border = end + end
+        limit = min(self._max_event, self._max_line) - len(border)
+        for block in region.split(border):
+            if block.startswith(b"data: ") and b"\n" not in block and len(block) <= limit:
                 # By far the most common event: one data line and nothing else.
-                if len(block) > self._max_event or len(block) - 2 > self._max_line:
-                    raise _too_large("an event", min(self._max_event, self._max_line))
-                events.append(Event(data=block[6:-2], raw=block))
-                continue
-            event = self._event(block)
-            if event is not None:
-                events.append(event)
+                events.append(Event(block[6:], raw=block + border))
+            elif lines := block.lstrip(end):
+                event = self._event(lines + border)
+                if event is not None:
+                    events.append(event)
         return events
 
     def _event(self, block: bytes) -> Event | None:
@@ -240,24 +244,16 @@ def encode(event: Event) -> bytes:
     return head + write(event.data, event.event, event.id)
 
 
-def _blocks(region: bytes) -> Iterator[bytes]:
-    """The blocks of a region that ends at a border, each with its border, without blank lines."""
-    end = b"\n"
-    if b"\r" in region:
-        bare = region.replace(b"\r\n", b"")
-        if b"\r" in bare or b"\n" in bare:
-            yield from _mixed_blocks(region)
-            return
-        end = b"\r\n"
-    border = end + end
-    for block in region.split(border):
-        lines = block.lstrip(end)
-        if lines:
-            yield lines + border
+def _line_end(region: bytes) -> bytes | None:
+    """How every line of `region` ends, None if they end in different ways or in CR."""
+    if b"\r" not in region:
+        return b"\n"
+    text = region.replace(b"\r\n", b"")
+    return None if b"\r" in text or b"\n" in text else b"\r\n"
 
 
 def _mixed_blocks(region: bytes) -> Iterator[bytes]:
-    """The same for mixed line ends."""
+    """The blocks of a region that ends at a border, each with its border, without blank lines."""
     lines: list[bytes] = []
     for line in region.splitlines(keepends=True):
         if line.strip(_LINE_ENDS):

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -55,41 +55,7 @@ def usage_from(report: Mapping[str, Any]) -> Usage | None:
 
     Reasoning is part of the output, unless `total_tokens` says that it was added on top (xAI).
     """
-    total_input = _first(report, "prompt_tokens", "input_tokens")
-    total_output = _first(report, "completion_tokens", "output_tokens")
-    total = _first(report, "total_tokens")
-    if total_input is None and total_output is None and total is None:
-        return None
-    output = total_output or 0
-    if total_input is None:
-        total_input = max(0, (total or 0) - output)
-
-    details = _details(report, "prompt", "input")
-    cached = _first(details, "cached_tokens")
-    if cached is None:
-        cached = _first(report, "prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens")
-    cache_read, left = _take(cached, total_input)
-    cache_write, left = _take(_first(details, "cache_write_tokens"), left)
-    audio_input, left = _take(_first(details, "audio_tokens"), left)
-    image_input, left = _take(_first(details, "image_tokens"), left)
-
-    details = _details(report, "completion", "output")
-    thought = _first(details, "reasoning_tokens")
-    if thought and total == total_input + output + thought:
-        reasoning, visible = thought, output
-    else:
-        reasoning, visible = _take(thought, output)
-    audio_output, visible = _take(_first(details, "audio_tokens"), visible)
-    return Usage(
-        cache_read=cache_read,
-        cache_write=cache_write,
-        audio_input=audio_input,
-        image_input=image_input,
-        input=left,
-        reasoning=reasoning,
-        audio_output=audio_output,
-        output=visible,
-    )
+    return _usage_of(_cleaned(_Report, report))
 
 
 def usage_in(body: bytes) -> Usage | None:
@@ -139,6 +105,37 @@ _DATA_LINE = re.compile(rb"(?:\A|[\r\n])data:")
 _ATTEMPTS = 8  # a caller's schema can be echoed after the usage and hold the name many times
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)] | None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Count = None
+    cache_write_tokens: _Count = None
+    audio_tokens: _Count = None
+    image_tokens: _Count = None
+    reasoning_tokens: _Count = None
+
+
+class _Report(msgspec.Struct, gc=False):
+    """A report as it should be; some providers write `token_details` for `tokens_details`."""
+
+    prompt_tokens: _Count = None
+    input_tokens: _Count = None
+    completion_tokens: _Count = None
+    output_tokens: _Count = None
+    total_tokens: _Count = None
+    prompt_cache_hit_tokens: _Count = None
+    cached_tokens: _Count = None
+    num_cached_tokens: _Count = None
+    prompt_tokens_details: _Details | None = None
+    prompt_token_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    input_token_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    completion_token_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
 class _Answer(msgspec.Struct, gc=False):
     """The places of an answer that can hold usage; left raw, since any type may stand there."""
 
@@ -149,8 +146,10 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _answer_of = msgspec.json.Decoder(_Answer).decode
-_object_of = msgspec.json.Decoder(dict[str, Any]).decode
 _answers_of = msgspec.json.Decoder(list[_Answer]).decode
+_report_of = msgspec.json.Decoder(_Report).decode
+_object_of = msgspec.json.Decoder(dict[str, Any]).decode
+_NO_DETAILS = _Details()
 
 
 def _of_answer(answer: _Answer) -> Usage | None:
@@ -186,6 +185,10 @@ def _of_report(raw: msgspec.Raw) -> Usage | None:
     if bytes(raw) == b"null":  # in every chunk but the last, so worth no exception
         return None
     try:
+        return _usage_of(_report_of(raw))
+    except (msgspec.DecodeError, RecursionError):
+        pass  # something in it is not as it should be: read what is
+    try:
         return usage_from(_object_of(raw))
     except (msgspec.DecodeError, RecursionError):
         return None
@@ -213,23 +216,71 @@ def _from_ends(tail: bytes, openings: tuple[bytes, ...]) -> Usage | None:
     return None
 
 
-def _details(report: Mapping[str, Any], *sides: str) -> Mapping[str, Any]:
-    """The breakdown of one side; some providers write `token_details` for `tokens_details`."""
-    for side in sides:
-        for name in (f"{side}_tokens_details", f"{side}_token_details"):
-            details = report.get(name)
-            if isinstance(details, Mapping):
-                return details
-    return {}
+def _usage_of(report: _Report) -> Usage | None:
+    total_input = _or(report.prompt_tokens, report.input_tokens)
+    total_output = _or(report.completion_tokens, report.output_tokens)
+    total = report.total_tokens
+    if total_input is None and total_output is None and total is None:
+        return None
+    output = total_output or 0
+    if total_input is None:
+        total_input = max(0, (total or 0) - output)
+
+    details = (
+        report.prompt_tokens_details
+        or report.input_tokens_details
+        or report.prompt_token_details
+        or report.input_token_details
+        or _NO_DETAILS
+    )
+    cached = _or(details.cached_tokens, report.prompt_cache_hit_tokens)
+    cached = _or(_or(cached, report.cached_tokens), report.num_cached_tokens)
+    cache_read, left = _take(cached, total_input)
+    cache_write, left = _take(details.cache_write_tokens, left)
+    audio_input, left = _take(details.audio_tokens, left)
+    image_input, left = _take(details.image_tokens, left)
+
+    details = (
+        report.completion_tokens_details
+        or report.output_tokens_details
+        or report.completion_token_details
+        or _NO_DETAILS
+    )
+    thought = details.reasoning_tokens
+    if thought and total == total_input + output + thought:
+        reasoning, visible = thought, output
+    else:
+        reasoning, visible = _take(thought, output)
+    audio_output, visible = _take(details.audio_tokens, visible)
+    return Usage(
+        cache_read, cache_write, audio_input, image_input, left, reasoning, audio_output, visible
+    )
 
 
-def _first(report: Mapping[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = report.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            continue
-        return math.ceil(min(max(value, 0), MAX_TOKENS))
-    return None
+_Shape = TypeVar("_Shape", _Report, _Details)
+
+
+def _cleaned(shape: type[_Shape], given: Mapping[str, Any]) -> _Shape:
+    """What of a report can be used, by the rule at the top of this file."""
+    fields: dict[str, Any] = {}
+    for name in shape.__struct_fields__:
+        value: Any = given.get(name)
+        if name.endswith("_details"):
+            if isinstance(value, Mapping):
+                fields[name] = _cleaned(_Details, value)
+        elif _is_number(value):
+            fields[name] = math.ceil(min(max(value, 0), MAX_TOKENS))
+    return shape(**fields)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _or(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first
 
 
 def _take(part: int | None, total: int) -> tuple[int, int]:

@@ -106,7 +106,8 @@ async def test_a_stream_may_last_longer_than_idle_while_it_flows(upstream):
 
 
 async def test_nothing_ticks_when_nothing_is_open(upstream):
-    async with serve(answers(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")) as server:
+    closing = b"HTTP/1.1 404 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    async with serve(answers(closing)) as server:
         await (await upstream.send(server.get())).read(10)
         sweep = upstream._latest.sweep
         assert await until(lambda: sweep._handle is None)

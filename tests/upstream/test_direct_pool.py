@@ -48,24 +48,18 @@ async def test_origins_do_not_share_connections(upstream):
 
 
 async def test_callers_beyond_the_cap_are_served_in_the_order_they_came():
-    upstream = DirectUpstream(max_connections=2)
-    order = []
-
-    async def call(number):
-        await fetch(upstream, server.get())
-        order.append(number)
-
+    upstream = DirectUpstream(max_connections=1)
+    targets = [f"/{number}" for number in range(20)]
     async with serve(answers(OK)) as server:
-        calls = []
-        for number in range(20):
-            calls.append(asyncio.create_task(call(number)))
-            await asyncio.sleep(0)
-        assert upstream.stats().waiting == 18
-        await asyncio.gather(*calls)
-        assert order == sorted(order)
-        assert server.accepted == 2
+        calls = [asyncio.create_task(fetch(upstream, server.get(target))) for target in targets]
+        await asyncio.sleep(0)
+        assert upstream.stats().waiting == 19
+        late = asyncio.create_task(fetch(upstream, server.get("/late")))
+        await asyncio.gather(*calls, late)
+        assert [f.line.split()[1].decode() for f in server.requests] == [*targets, "/late"]
+        assert server.accepted == 1
         stats = upstream.stats()
-        assert (stats.open, stats.idle, stats.busy, stats.waiting) == (2, 2, 0, 0)
+        assert (stats.open, stats.idle, stats.busy, stats.waiting) == (1, 1, 0, 0)
     await upstream.aclose()
 
 
@@ -122,7 +116,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_it_on(dies):
     upstream = DirectUpstream(max_connections=1)
     gate = asyncio.Event()
     async with serve(gated(gate)) as server:
-        first = await_first = asyncio.create_task(upstream.send(server.get()))
+        first = asyncio.create_task(upstream.send(server.get()))
         waiting = [asyncio.create_task(fetch(upstream, server.get())) for _ in range(3)]
         await until(lambda: server.accepted == 1)
         pool = next(iter(upstream._latest.pools.values()))
@@ -133,7 +127,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_it_on(dies):
             first.cancel()
         gate.set()
         if not dies:
-            await (await await_first).read(100)
+            await (await first).read(100)
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(results[0], asyncio.CancelledError)
         assert not any(isinstance(result, BaseException) for result in results[1:])
@@ -150,7 +144,14 @@ async def test_a_connection_that_dies_on_its_way_to_a_waiter_is_replaced():
         second = asyncio.create_task(fetch(upstream, server.get()))
         await until(lambda: server.accepted == 1)
         pool = next(iter(upstream._latest.pools.values()))
-        next(iter(pool.waiters)).add_done_callback(lambda turn: turn.result().discard())
+        release = pool.release
+
+        def release_and_lose(connection):
+            pool.release = release
+            release(connection)
+            connection.discard()
+
+        pool.release = release_and_lose
         gate.set()
         assert await asyncio.gather(first, second) == [b"1", b"2"]
         assert upstream.stats().open == 1

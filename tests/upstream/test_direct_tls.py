@@ -78,7 +78,8 @@ async def test_an_unknown_authority_is_refused_by_default(upstream, authority):
 
 async def test_a_server_that_speaks_no_tls_is_connect_failed(upstream):
     async def script(peer):
-        await peer.more()
+        while not peer.buffer:
+            await peer.more()
         peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await asyncio.sleep(0.05)
 

@@ -113,6 +113,7 @@ USED = Usage(input=10, output=5)
         pytest.param({"prompt_tokens": -5, "completion_tokens": 5}, Usage(output=5), id="negative"),
         pytest.param({"prompt_tokens": 1.2, "completion_tokens": 5.0}, Usage(input=2, output=5)),
         pytest.param({"prompt_tokens": 2**63}, Usage(input=MAX_TOKENS), id="2^63"),
+        pytest.param({"prompt_tokens": 10**400}, Usage(input=MAX_TOKENS), id="10^400"),
         pytest.param({"prompt_tokens": float("inf")}, Usage(input=MAX_TOKENS), id="infinite"),
         pytest.param(
             {**CHAT, "prompt_tokens_details": {"cached_tokens": -9}}, USED, id="negative part"
