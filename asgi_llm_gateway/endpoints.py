@@ -101,8 +101,14 @@ _MODEL = re.compile(r"/models/(?P<model>.+)\Z")
 _PROXY = re.compile(r"/oneapi/proxy/(?P<channel>[^/]+)(?P<rest>/.*)?\Z")
 _KNOWN_ROUTE = re.compile(rf"/(?:{'|'.join(map(re.escape, _KNOWN))})(?:/.*)?\Z")
 
+_VERSION = re.compile(r"(?:/v1(?:beta)?(?=/|\Z))+")
+"""More than one: the mount's own and the caller's, whose base URL ends in it too."""
+_VERSION_END = re.compile(r"/v1(?:beta)?\Z")
+
 _UNCLEAN = re.compile(r"[\x00-\x20\x7f\\;%]|//|/\.{1,2}(?:/|\Z)")
 """What no honest client sends and what path tricks are made of; such a path is nobody's."""
+_MAX_SEGMENTS = 64
+"""A suffix search tries each segment; no route below any mount is nearly as deep."""
 
 
 def below_mount(path: str, root_path: str) -> str:
@@ -121,7 +127,9 @@ def find(path: str, root_path: str = "", headers: Iterable[tuple[bytes, bytes]] 
     if found is None:
         found = _UNVERSIONED.get(tail)
         if found is None:
-            found = _search(tail)
+            # What stands outside the mount sees its `/v1` in the path: the same must be found here.
+            version = _VERSION_END.search(root_path)
+            found = _search(version[0] + tail if version else tail)
         if root_path and not found.versioned:
             found = replace(found, versioned=True)
     return found if found.kind == "call" else _in_callers_dialect(found, headers)
@@ -133,24 +141,26 @@ def endpoint_of(scope: Any) -> Endpoint:
 
 
 def _search(tail: str) -> Endpoint:
-    """The longest suffix that is a route of the API; `/v1` in front of it is taken off."""
-    if _UNCLEAN.search(tail):
+    """The longest suffix that is a route of the API; `/v1` in front of it is taken off.
+
+    What follows a `/v1` and is none of our calls is a route of its own, whatever it ends in.
+    """
+    if _UNCLEAN.search(tail) or tail.count("/") > _MAX_SEGMENTS:
         return UNKNOWN
     trimmed = tail[:-1] if tail.endswith("/") else tail
+    unknown: Endpoint | None = None
     start = 0
     while start >= 0:
         suffix = trimmed[start:]
-        version = re.match(r"/v1(?:beta)?(?=/|\Z)", suffix)
+        version = _VERSION.match(suffix)
         route = suffix[version.end() :] if version else suffix
-        if route and (found := _route(route)):
-            versioned = version is not None or start > 0
-            return found if versioned else replace(found, versioned=False)
-        if version and version.end() == len(suffix):
-            return UNKNOWN
-        if version:
-            return replace(UNKNOWN, path=route)
-        start = trimmed.find("/", start + 1)
-    return replace(UNKNOWN, path=tail, versioned=False)
+        found = _route(route) if route else None
+        if found and (version or unknown is None or found.kind != "known"):
+            return found if version or start else replace(found, versioned=False)
+        if version and unknown is None:
+            unknown = replace(UNKNOWN, path=route)
+        start = trimmed.find("/", start + (version.end() if version else 1))
+    return unknown or replace(UNKNOWN, path=tail, versioned=False)
 
 
 def _route(route: str) -> Endpoint | None:

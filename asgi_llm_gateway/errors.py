@@ -234,7 +234,7 @@ class ProviderRefused(UpstreamError):
         self.headers = headers or []
 
 
-class ClientLeft(Exception):  # noqa: N818 - not an error anybody is told about
+class ClientLeft(Exception):
     """The caller went away; whatever was under way is given up, and nobody is answered."""
 
 
@@ -248,7 +248,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""Names from Anthropic's error reference; others are api_error (>= 500) or invalid_request_error."""
+"""Names from Anthropic's error reference; any other is api_error (>= 500) or
+invalid_request_error."""
 
 _GOOGLE_STATUSES = {
     400: "INVALID_ARGUMENT",

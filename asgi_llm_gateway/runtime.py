@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[Any]]
@@ -70,9 +70,11 @@ class Tasks:
 
     async def join(self, deadline: float) -> None:
         """Wait up to `deadline` seconds for what is still under way, then cancel it and say so."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(set(self._tasks), timeout=deadline)
+        until = asyncio.get_running_loop().time() + deadline
+        # More than once: work under way may still begin other work.
+        while self._tasks and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
+        late = set(self._tasks)
         for task in late:
             log.error("gave up after %s s on %r", deadline, task.get_coro())
             task.cancel()
@@ -83,6 +85,14 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
             log.error("background work failed", exc_info=failure)
+
+
+_kept = PerLoop(Tasks)
+
+
+def kept_tasks() -> Tasks:
+    """The running loop's tasks, for parts that no Gateway gave any."""
+    return _kept.get()
 
 
 class Swept(Protocol):
@@ -120,10 +130,13 @@ class Sweep:
     def _run(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for waiting in tuple(self._waiting):
-            waiting.tick(now)
-        if self._waiting:
-            self._arm()
+        try:
+            for waiting in tuple(self._waiting):
+                if waiting in self._waiting:  # else an earlier tick of this round removed it
+                    waiting.tick(now)
+        finally:
+            if self._waiting:
+                self._arm()
 
 
 _sweeps = PerLoop(Sweep)
@@ -168,14 +181,13 @@ class Resources(Generic[T]):
     async def get(self) -> T:
         """What is open in the running loop; opened now if nobody has."""
         opening = self._per_loop.get()
-        if opening.value is None:
+        if opening.context is None:
             await asyncio.shield(asyncio.ensure_future(self._open_late(opening)))
-        assert opening.value is not None
-        return opening.value
+        return cast(T, opening.value)
 
     async def _open_late(self, opening: _Opening[T]) -> None:
         async with opening.lock:
-            if opening.value is None:
+            if opening.context is None:
                 await self._enter(opening)
                 log.info(
                     "started on the first call; give your app %s to start and stop it in order",
@@ -190,11 +202,10 @@ class Resources(Generic[T]):
     async def __aenter__(self) -> T:
         opening = self._per_loop.get()
         async with opening.lock:
-            if opening.value is None:
+            if opening.context is None:
                 await self._enter(opening)
             opening.holders += 1
-        assert opening.value is not None
-        return opening.value
+        return cast(T, opening.value)
 
     async def __aexit__(
         self,
@@ -233,17 +244,20 @@ class Resources(Generic[T]):
 def combine_lifespans(*lifespans: Callable[[Any], AbstractAsyncContextManager[Any]]) -> Any:
     """One lifespan that enters several in order and leaves them in reverse.
 
-    What each yields (a mapping or None) is merged into the state the host sees.
+    What each yields (a mapping or None) is merged into the state the host sees; None when no
+    mapping was yielded, since a server need not have a lifespan state.
     """
     from contextlib import AsyncExitStack, asynccontextmanager
 
     @asynccontextmanager
     async def combined(app: Any) -> Any:
-        state: dict[str, Any] = {}
+        states: list[Mapping[str, Any]] = []
         async with AsyncExitStack() as stack:
             for lifespan in lifespans:
-                state.update(await stack.enter_async_context(lifespan(app)) or {})
-            yield state
+                state = await stack.enter_async_context(lifespan(app))
+                if state is not None:
+                    states.append(state)
+            yield {name: value for state in states for name, value in state.items()} or None
 
     return combined
 
@@ -262,7 +276,14 @@ async def answer_lifespan(
     try:
         await send({"type": "lifespan.startup.complete"})
         await receive()
-    finally:
+    except BaseException:
         await context.__aexit__(None, None, None)
+        raise
+    try:
+        await context.__aexit__(None, None, None)
+    except Exception as failure:  # supervisor: likewise
+        log.exception("stop failed")
+        await send({"type": "lifespan.shutdown.failed", "message": str(failure)})
+        return
     with suppress(OSError):  # the server may be gone before it hears that we are done
         await send({"type": "lifespan.shutdown.complete"})

@@ -47,15 +47,11 @@ def credential_of(scope: Scope, dialect: str) -> bytes:
 
 def from_headers(headers: Iterable[Any]) -> bytes | None:
     """The credential in the headers; None when none of them is there."""
+    shown = [value for name, value in headers if name == b"authorization"]
+    if shown:
+        return _bearer(shown[0]) if len(shown) == 1 else NONE
+    best = len(_OTHER_HEADERS)
     found: bytes | None = None
-    for name, value in headers:
-        if name == b"authorization":
-            if found is not None:
-                return NONE
-            found = value
-    if found is not None:
-        return _bearer(found)
-    best, found = len(_OTHER_HEADERS), None
     for name, value in headers:
         rank = _OTHER_HEADERS.get(name, best + 1)
         if rank < best:

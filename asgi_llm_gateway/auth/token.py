@@ -120,7 +120,7 @@ class AccessToken:
         if secret is not None:
             if given:
                 raise ConfigurationError(f"{where}: the secret is given twice; drop {given[0]}")
-            prefix, _, digest = secret.partition(":")
+            prefix, _, digest = str(secret).partition(":")
             fields |= {"sha256": digest} if prefix == "sha256" else {"token": secret}
         elif len(given) != 1:
             raise ConfigurationError(f"{where} needs one of token and sha256")

@@ -84,8 +84,9 @@ class ChannelTable:
                 for model in channel.listed():
                     names.setdefault(model, channel.provider.name)
         for alias, model in self.aliases.items():
-            if model in names:
-                names.setdefault(alias, names[model])
+            for channel in self.channels:
+                if channel.serves(model) and channel.open_to(group, caller):
+                    names.setdefault(alias, channel.provider.name)
         return {m: owner for m, owner in names.items() if caller is None or caller.may_use(m)}
 
 

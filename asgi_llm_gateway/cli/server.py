@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
 import sys
@@ -26,8 +27,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
+        # Python adds the address again to its text for a positive errno; getaddrinfo's is negative.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {exc.strerror}; choose another --host or --port"
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
         ) from exc
     listener.set_inheritable(True)
     return listener

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..wire.sse import Event, SSEReader, write
+from .tap import UNREADABLE
 
 EVENTS_KEY = "asgi_llm_gateway.events"
 """Where a body message carries its decoded events."""
@@ -40,7 +41,7 @@ class AnswerEvent:
             if self.event.data.lstrip().startswith(b"{"):
                 try:
                     self._document = msgspec.json.decode(self.event.data)
-                except (msgspec.DecodeError, RecursionError):
+                except UNREADABLE:
                     self._document = None  # malformed: passed on as it is, read by nobody
         found: dict[str, Any] | None = self._document
         return found

@@ -44,4 +44,6 @@ def _item(item: Any) -> Iterator[Text]:
         yield from members(part, "text")
 
 
-OPENAI_RESPONSES = Dialect("openai_responses", request_texts, answer_texts, tap=Tap)
+OPENAI_RESPONSES = Dialect(
+    "openai_responses", request_texts, answer_texts, answer_list="output", tap=Tap
+)

@@ -1,4 +1,4 @@
-"""Reads along with a stream that is passed on untouched: has it begun, is it whole, what did it cost.
+"""Reads along with a stream that is passed on untouched: has it begun, is it whole, its usage.
 
 Only the first events are decoded, and of the rest only the last ones, once the stream is over:
 what a stream says about itself (finish reason, usage) stands at its end.
@@ -18,6 +18,11 @@ from ..wire.usage import Usage, usage_in
 _KEPT = 6
 """Messages kept for the end: finish reason and usage stand in the last two or three events."""
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_COLON = ord(":")
+_ERROR_NAME = re.compile(rb"(?:\A|[\r\n])event: ?error")
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a stranger's JSON can raise; bytes that are no UTF-8 are no DecodeError."""
 
 
 class Tap:
@@ -28,7 +33,6 @@ class Tap:
     """
 
     terminator = b""
-    _terminal = re.compile(rb'"type"\s*:\s*"[a-z_.]*\.(?:completed|incomplete|failed|done)"')
 
     def __init__(self, hide_usage: bool = False) -> None:
         self.hide_usage = hide_usage
@@ -46,18 +50,27 @@ class Tap:
             if event.data.strip() == b"[DONE]":
                 raise BadAnswer("the provider's stream is empty")
             document = _object(event.data)
+            if event.event == b"error":
+                raise _refused(document or {}, event.data)
             if document is None:
                 raise BadAnswer("the provider's stream begins with something that is no event")
             refuse_error(document, event.data)
+            if not self._is_one(document):
+                raise BadAnswer("the provider's stream begins with an event of another dialect")
             return True
         return False
 
+    def _is_one(self, document: dict[str, Any]) -> bool:
+        """Whether the first event's document can be one of this dialect's."""
+        return isinstance(document.get("type"), str)
+
     def feed(self, events: bytes) -> bytes:
         """What of these whole events goes to the caller."""
-        last = self._last
-        last.append(events)
-        if len(last) > _KEPT:
-            del last[0]
+        if events[0] != _COLON or b"data" in events:  # comments alone say nothing of the end
+            last = self._last
+            last.append(events)
+            if len(last) > _KEPT:
+                del last[0]
         if self.hide_usage and _NO_CHOICES.search(events):
             return _without_usage(events)
         return events
@@ -71,7 +84,10 @@ class Tap:
         return self._complete(tail)
 
     def _complete(self, tail: bytes) -> bytes | None:
-        return b"" if self._terminal.search(tail) else None
+        for event in reversed(_events(tail)):
+            if _type_of(event.data) in _TERMINAL:
+                return b""
+        return None
 
     def usage(self) -> Usage | None:
         """The last usage that is not null among the last events."""
@@ -90,6 +106,9 @@ class DoneTap(Tap):
     _done = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
     _finish = re.compile(rb'"finish_reason"\s*:\s*"')
 
+    def _is_one(self, document: dict[str, Any]) -> bool:
+        return isinstance(document.get("choices"), list)
+
     def _complete(self, tail: bytes) -> bytes | None:
         if self._done.search(tail):
             return b""
@@ -98,18 +117,60 @@ class DoneTap(Tap):
 
 def refuse_error(document: dict[str, Any], body: bytes) -> None:
     """Raise ProviderRefused for a document that is an error although its status says 200."""
+    if document.get("object") == "response" or "response" in document:
+        return  # a response that failed is an answer, and says so in its status
+    if document.get("error") or document.get("type") == "error":
+        raise _refused(document, body)
+
+
+def _refused(document: dict[str, Any], body: bytes) -> ProviderRefused:
     error = document.get("error")
-    if not error or document.get("object") == "response" or "response" in document:
-        return
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) and 400 <= code <= 599 else 502
-    raise ProviderRefused("the provider answered 200 with an error", status=status, body=body)
+    return ProviderRefused("the provider answered 200 with an error", status=status, body=body)
+
+
+def unended(rest: bytes) -> bytes:
+    """What a stream that ended without its last border left behind, with the border, if it is a
+    whole event; else nothing, as the WHATWG standard has it."""
+    events = _events(rest)
+    if not events or not all(_object(e.data) or e.data.strip() == b"[DONE]" for e in events):
+        return b""
+    return rest + (b"\n" if rest.endswith(b"\n") else b"\n\n")
+
+
+class _Typed(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+_typed = msgspec.json.Decoder(_Typed).decode
+
+_TERMINAL = frozenset(
+    {
+        "image_edit.completed",
+        "image_generation.completed",
+        "response.completed",
+        "response.failed",
+        "response.incomplete",
+        "speech.audio.done",
+        "transcript.text.done",
+    }
+)
+"""Types of the events that end a stream; `response.output_text.done` and its like end a part of
+one (OpenAI API reference, streaming events of responses, images and audio)."""
+
+
+def _type_of(data: bytes) -> str | None:
+    try:
+        return _typed(data).type
+    except UNREADABLE:
+        return None
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
         document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return document if isinstance(document, dict) else None
 
@@ -131,10 +192,11 @@ def _without_usage(events: bytes) -> bytes:
 
 
 def _has_error(tail: bytes) -> bool:
-    if b'"error"' not in tail and b"event: error" not in tail:
+    if b'"error"' not in tail and _ERROR_NAME.search(tail) is None:
         return False
     for event in _events(tail):
         document = _object(event.data) or {}
-        if document.get("type") == "error" or (document.get("error") and "choices" not in document):
+        # Also beside choices: OpenRouter ends a stream that failed with such a chunk.
+        if event.event == b"error" or document.get("type") == "error" or document.get("error"):
             return True
     return False

@@ -154,7 +154,7 @@ def content_length(headers: Headers) -> int | None:
 class _Late:
     """Holds a caller to the limits of time where no relay watches; the loop's sweep looks."""
 
-    __slots__ = ("_limits", "_start", "_task", "late", "progress")
+    __slots__ = ("_cancelling", "_limits", "_start", "_task", "late", "progress")
 
     def __init__(self, limits: BodyLimits) -> None:
         self._limits = limits
@@ -162,16 +162,18 @@ class _Late:
 
     def __enter__(self) -> _Late:
         self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task is not None else 0
         self._start = self.progress = asyncio.get_running_loop().time()
         sweep().add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         sweep().remove(self)
-        ours = self.late and kind is asyncio.CancelledError and self._task is not None
-        # A cancel of somebody else's came as well if uncancel() leaves one: that one wins.
-        if ours and self._task is not None and self._task.uncancel() == 0:
-            raise RequestTimeout("the request body did not arrive in time") from None
+        if self.late and self._task is not None:
+            # A cancel of somebody else's came as well if uncancel() leaves one more: that one wins.
+            alone = self._task.uncancel() <= self._cancelling
+            if alone and kind is asyncio.CancelledError:
+                raise RequestTimeout("the request body did not arrive in time") from None
 
     def tick(self, now: float) -> None:
         limits = self._limits
@@ -189,7 +191,10 @@ async def _next(receive: Receive) -> Any:
 
 
 async def pieces(receive: Receive, limits: BodyLimits) -> AsyncIterator[bytes]:
-    """The body as it arrives; RequestTimeout when it is late, ClientLeft when the caller goes."""
+    """The body as it arrives; RequestTimeout when a piece is late, ClientLeft when the caller goes.
+
+    Only the gap between pieces is limited: how long a file may take is the provider's affair too.
+    """
     more = True
     while more:
         with _Late(limits):
@@ -215,16 +220,14 @@ async def read_json(
     ClientLeft.
     """
     if clock is None:
-        with _Late(limits) as clock:
-            return await read_json(headers, receive, limits, clock)
+        with _Late(limits) as late:
+            return await read_json(headers, receive, limits, late)
     inflate = _inflater_for_json(headers, limits)
     parts: list[bytes] = []
     size = 0
     more = True
     while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
+        message = await _next(receive)
         more = message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         plain = inflate.feed(piece) if inflate and piece else piece
@@ -246,7 +249,9 @@ def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
     for name, value in headers:
         if name == b"content-type":
             if value.startswith((b"multipart/", b"application/x-www-form-urlencoded")):
-                raise UnsupportedMedia("this endpoint reads JSON: send content-type application/json")
+                raise UnsupportedMedia(
+                    "this endpoint reads JSON: send content-type application/json"
+                )
         elif name == b"content-length":
             if (length is not None and length != value) or not value.isdigit():
                 raise InvalidRequest("the content-length header is not one plain number")
@@ -258,8 +263,16 @@ def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
     return inflater(coding, limits.max_bytes) if coding else None
 
 
-async def read_multipart(headers: Headers, receive: Receive, limits: BodyLimits) -> MultipartBody:
-    """Read a form up to its first file's headers and leave the rest in `receive`."""
+async def read_multipart(
+    headers: Headers, receive: Receive, limits: BodyLimits, clock: Clock | None = None
+) -> MultipartBody:
+    """Read a form up to its first file's headers and leave the rest in `receive`.
+
+    `clock` is as for `read_json`.
+    """
+    if clock is None:
+        with _Late(limits) as late:
+            return await read_multipart(headers, receive, limits, late)
     content_type = b""
     for name, value in headers:
         if name == b"content-type":
@@ -269,8 +282,8 @@ async def read_multipart(headers: Headers, receive: Receive, limits: BodyLimits)
     prelude = MultipartPrelude(content_type)
     more = True
     while more and not prelude.done:
-        with _Late(limits):
-            message = await _next(receive)
+        message = await _next(receive)
+        clock.progress = asyncio.get_running_loop().time()
         more = message.get("more_body", False)
         prelude.feed(message.get("body", b""))
     if not more:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..endpoints import Endpoint, below_mount, endpoint_of
 from ..errors import AuthenticationFailed, Headers
-from ..runtime import Tasks
+from ..runtime import Tasks, kept_tasks
 from ..wire.usage import Usage
 from .attempt import Attempt, AttemptGuard, CallRecord
 from .body import (
@@ -72,7 +72,7 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self.guards: list[AttemptGuard] = []
         self.losses: list[str] = []
-        self._held: dict[int, Any] = {}
+        self._held: dict[Snapshot[Any], Any] = {}
 
     @classmethod
     def of(cls, scope: Any) -> Exchange:
@@ -126,8 +126,7 @@ class Exchange:
         path = below_mount(scope["path"], scope.get("root_path", ""))
         root = scope.get("root_path", "")
         return any(
-            p == path or path.startswith(p + "/") or root == p or root.endswith(p)
-            for p in prefixes
+            p == path or path.startswith(p + "/") or root == p or root.endswith(p) for p in prefixes
         )
 
     def require_caller(self, part: str) -> Caller:
@@ -144,26 +143,26 @@ class Exchange:
     def hold(self, snapshot: Snapshot[T]) -> T:
         """The snapshot's value as it was when this exchange first asked."""
         held = self._held
-        key = id(snapshot)
-        if key in held:
-            value: T = held[key]
-            return value
-        held[key] = snapshot.current
-        return snapshot.current
+        if snapshot not in held:
+            held[snapshot] = snapshot.current
+        value: T = held[snapshot]
+        return value
 
     async def read(self, scope: Any, receive: Receive, clock: Clock | None = None) -> Body:
         """The body, read from `receive` by whoever asks first; `clock` looks after the time.
 
-        Raises InvalidRequest and its kind, or ClientLeft when the caller goes while sending.
+        With a method the endpoint does not have there is nothing to read. Raises InvalidRequest and
+        its kind, or ClientLeft when the caller goes while sending.
         """
         body = self.body
         if body is None:
-            kind = self.endpoint.body
+            endpoint = self.endpoint
+            kind = endpoint.body if scope["method"] in endpoint.methods else "stream"
             headers: Headers = scope["headers"]
             if kind == "json":
                 body = await read_json(headers, receive, self.limits, clock)
             elif kind == "multipart":
-                body = await read_multipart(headers, receive, self.limits)
+                body = await read_multipart(headers, receive, self.limits, clock)
                 self.announced = content_length(headers)
             else:
                 body = StreamBody()
@@ -192,9 +191,8 @@ class Exchange:
 
     async def settle(self, work: Coroutine[Any, Any, T]) -> T:
         """Finish `work` (giving money or a slot back) however often this call is cancelled."""
-        if self.tasks is None:
-            self.tasks = Tasks()
-        return await self.tasks.settle(work)
+        tasks = kept_tasks() if self.tasks is None else self.tasks
+        return await tasks.settle(work)
 
     def record(self) -> CallRecord:
         """What is worth keeping of the call."""
@@ -270,6 +268,8 @@ def _replay_form(body: MultipartBody, receive: Receive, *, again: bool) -> Recei
             head = body.head
             skip = len(head) if again else 0
             return {"type": "http.request", "body": head, "more_body": body.more}
+        if not body.more:
+            return await _skip_to_leaving(receive)
         message = await receive()
         while skip and message["type"] == "http.request":
             piece = message.get("body", b"")

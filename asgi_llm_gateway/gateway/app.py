@@ -7,15 +7,13 @@ import logging
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.cors import cors
-from ..auth.store import MemoryTokenStore
 from ..channels.channel import Channel
 from ..endpoints import below_mount
 from ..errors import ConfigurationError, Unavailable
@@ -23,11 +21,13 @@ from ..exchange.body import BodyLimits
 from ..exchange.record import Exchange
 from ..relay import Relay
 from ..runtime import Resources, Tasks, answer_lifespan
-from ..settings import Settings, Source, read_settings, require_callers
 from ..upstream.contract import Upstream
 from .answers import Outgoing, end_badly, refuse, tell_health
 from .compose import checked, compose
-from .configured import arguments, changed_beyond_reload
+
+if TYPE_CHECKING:
+    from ..settings import Settings, Source
+    from .configured import Configuration
 
 log = logging.getLogger("asgi_llm_gateway.gateway")
 
@@ -57,17 +57,6 @@ class Run:
                 await self.idle.wait()
         except TimeoutError:
             log.warning("%d calls had not ended after %s s", self.in_flight, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _MadeFrom:
-    """What a gateway was made from, to read it again."""
-
-    given: Source | Settings | None
-    settings: Settings
-    tokens: MemoryTokenStore
-    environ: Mapping[str, str] | None
-    flags: Mapping[str, Mapping[str, Any]] | None
 
 
 class Gateway:
@@ -111,7 +100,7 @@ class Gateway:
         self._app, self.parts = compose(checked(middleware), self.relay)
         self._entry: ASGIApp = cors(self._serve, cors_origins)
         self._limits = limits or BodyLimits()
-        self._made_from: _MadeFrom | None = None
+        self._configuration: Configuration | None = None
         self._shutdown_timeout = shutdown_timeout
         self._stopped: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self.resources: Resources[Run] = Resources(self._open, started_by="gateway.lifespan")
@@ -198,11 +187,11 @@ class Gateway:
         The environment goes over the file, flags over both; see `settings.read_settings`. Raises
         ConfigurationError with one line for each problem, also when nobody could call.
         """
-        settings = _read(given, environ, flags)
-        require_callers(settings)
-        tokens = MemoryTokenStore(settings.access_tokens)
-        gateway = cls(**arguments(settings, tokens), environ=environ)
-        gateway._made_from = _MadeFrom(given, settings, tokens, environ, flags)
+        from .configured import Configuration
+
+        configuration = Configuration(given, environ, flags)
+        gateway = cls(**configuration.arguments(), environ=environ)
+        gateway._configuration = configuration
         return gateway
 
     def reload(self, given: Source | Settings | None = None) -> None:
@@ -212,26 +201,11 @@ class Gateway:
         that were dead stay dead. Everything else needs a restart, and a log line says so. Raises
         ConfigurationError, and changes nothing, when the new settings cannot work.
         """
-        made_from = self._made_from
-        if made_from is None:
+        if self._configuration is None:
             raise ConfigurationError(
                 "this gateway was not made by from_settings; call gateway.relay.reload(channels)"
             )
-        settings = _read(given or made_from.given, made_from.environ, made_from.flags)
-        require_callers(settings)
-        try:
-            self.relay.reload(settings.channels, settings.aliases)
-        except ConfigurationError as problem:
-            raise ConfigurationError(f"{settings.source}: {problem.message}") from problem
-        made_from.tokens.swap(settings.access_tokens)
-        for name in changed_beyond_reload(made_from.settings, settings):
-            log.warning("%s has changed; it takes effect after a restart", name)
-        log.info(
-            "reloaded %s: %d channels, %d access tokens",
-            settings.source,
-            len(settings.channels),
-            len(settings.access_tokens),
-        )
+        self._configuration.reload(self.relay, given)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Run]:
@@ -246,6 +220,11 @@ class Gateway:
             self._stopped.discard(loop)
             try:
                 yield run
+            except GeneratorExit:
+                # Nobody stopped us and the loop is ending: it closes every open generator by
+                # itself, the parts' too, and one must not be closed from two sides.
+                stack.pop_all()
+                raise
             finally:
                 self._stopped.add(loop)
                 await run.drain(self._shutdown_timeout)
@@ -270,13 +249,3 @@ class Gateway:
     ) -> None:
         """Let calls under way end, settle, close."""
         await self.resources.__aexit__(kind, failure, trace)
-
-
-def _read(
-    given: Source | Settings | None,
-    environ: Mapping[str, str] | None,
-    flags: Mapping[str, Mapping[str, Any]] | None,
-) -> Settings:
-    if isinstance(given, Settings):
-        return given
-    return read_settings(given, environ=environ, flags=flags)

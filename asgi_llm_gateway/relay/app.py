@@ -113,8 +113,10 @@ class Relay:
         return None
 
     async def _refuse(self, exchange: Exchange, out: Outbound, error: GatewayError) -> None:
-        if out.started:
-            raise error
+        if out.started:  # it cannot be said any more: without a last message nobody is fooled
+            exchange.outcome = "truncated"
+            log.warning("an answer was cut midway: %s", error)
+            return
         try:
             await out.refuse(error)
         except OSError:  # the caller left while it was being told

@@ -17,7 +17,7 @@ from ..channels.choosing import Candidates
 from ..channels.index import Tiers
 from ..channels.judging import judge
 from ..channels.live import LiveChannel
-from ..errors import GatewayError, ProviderRefused, Unavailable
+from ..errors import GatewayError, PoolTimeout, ProviderRefused, Unavailable
 from ..exchange.attempt import Attempt
 from ..exchange.record import Exchange
 from ..keys.key import Key
@@ -29,6 +29,8 @@ log = logging.getLogger("asgi_llm_gateway.relay")
 Clock = Callable[[], float]
 RETRY_AFTER = 5.0
 """Seconds a caller is told to wait when nothing healthy is left."""
+_SECRET = 8
+"""Shorter keys are words put there for providers that want none ("ollama"), and no secrets."""
 
 
 class Plan(Protocol):
@@ -98,9 +100,9 @@ async def first_to_answer(
         except GatewayError as failure:
             verdict = judge(failure)
             guarded = not exchange.attempts or exchange.attempts[-1].failure is not failure
-            if not (verdict.retry or guarded) or not plan.replayable():
-                raise without_secret(failure, key) from None
             last = without_secret(failure, key)
+            if not (verdict.retry or guarded):
+                raise last from None
         candidates.failed(channel, key.fingerprint)
         if guarded:
             counted += 1
@@ -112,6 +114,8 @@ async def first_to_answer(
             counted += 1  # a dead key is never tried again, so it costs no attempt of the budget
         if verdict.spend_channel:
             candidates.spend(channel)
+        if not plan.replayable():
+            break
     raise told(last)
 
 
@@ -153,8 +157,9 @@ async def _try(
 
 def without_secret(failure: GatewayError, key: Key) -> GatewayError:
     """The failure with the key blotted out of a provider's own words."""
-    if isinstance(failure, ProviderRefused) and key.secret.encode() in failure.body:
-        failure.body = failure.body.replace(key.secret.encode(), b"[key]")
+    secret = key.secret.encode()
+    if isinstance(failure, ProviderRefused) and len(secret) >= _SECRET and secret in failure.body:
+        failure.body = failure.body.replace(secret, b"[key]")
     return failure
 
 
@@ -166,4 +171,6 @@ def told(last: GatewayError | None) -> GatewayError:
             "this model is served here, but none of its channels can be used at the moment",
             retry_after=RETRY_AFTER,
         )
+    if isinstance(last, PoolTimeout):
+        last.retry_after = RETRY_AFTER
     return last

@@ -11,12 +11,14 @@ from ..exchange.body import JSONBody, MultipartBody, pieces
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
-from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed, first
+from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed
 from .inbound import Wanted
 from .opened import Flow, Whole, open_answer
 from .watch import Watch
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]
+
+_FORM_TYPE = frozenset({b"content-type"})
 
 
 class Upload:
@@ -32,7 +34,7 @@ class Upload:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body as it arrives; once it is in, the watch may listen for the leaving."""
-        self.begun = True
+        self.begun = self._watch.uploading = True
         async for piece in pieces(self._receive, self._exchange.limits):
             yield piece
         self._watch.begin(self._receive)
@@ -55,7 +57,7 @@ class Call:
             watch.begin()
         else:
             self._headers += STREAMED_BODY
-            self._headers.append((b"content-type", first(headers, b"content-type")))
+            self._headers += allowed(headers, _FORM_TYPE)
 
     def form(self, scope: Any, receive: Receive, watch: Watch) -> None:
         """For a body that is a form: its files are sent as they arrive."""

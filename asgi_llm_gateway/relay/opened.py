@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..dialects.base import Dialect
-from ..dialects.tap import Tap, refuse_error
+from ..dialects.tap import UNREADABLE, Tap, refuse_error, unended
 from ..errors import (
     BadAnswer,
     BodyTooLarge,
@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..upstream.contract import UpstreamResponse
 from ..wire.inflate import Inflater, inflater
-from ..wire.sse import WholeEvents
+from ..wire.sse import MAX_EVENT, WholeEvents
 from ..wire.usage import Usage, usage_in
 from .headers import first
 
@@ -78,7 +78,7 @@ async def open_answer(
         elif name == b"content-encoding":
             coding = value.strip().lower()
     if status >= 400:
-        raise refused(status, headers, await _read(response, coding, MAX_ERROR))
+        raise await refusal(response, coding)
     if status != 200 and not 200 < status < 300:
         raise BadAnswer(f"the provider answered with status {status}")
     if kind.startswith(b"text/event-stream"):
@@ -90,7 +90,11 @@ async def open_answer(
         return Whole(status, headers, body)
     if kind.startswith(b"text/html"):
         raise BadAnswer("the provider answered with a web page")
-    return Flow(status, headers, _plain(response, coding), b"")
+    pieces = _plain(response, coding)
+    async for begun in pieces:
+        if begun:
+            return Flow(status, headers, pieces, begun)
+    raise BadAnswer("the provider's answer is empty")
 
 
 def _is_json(kind: bytes, dialect: Dialect, *, streamed: bool) -> bool:
@@ -113,31 +117,40 @@ async def _open_stream(
     try:
         async with asyncio.timeout(first_token):
             async for piece in pieces:
-                held += whole.feed(piece)
-                if held and tap.opening(held):
+                events = whole.feed(piece)
+                held += events
+                if events and tap.opening(events):
                     return Flow(response.status, response.headers, pieces, held, whole, tap)
+                if len(held) > MAX_EVENT:
+                    raise BadAnswer("the provider's stream goes on and on without an event")
     except TimeoutError as exc:
         raise UpstreamTimeout(
             f"no event came from the provider within {first_token} s", phase="first_token"
         ) from exc
-    held += whole.finish() or whole.rest
-    if held and tap.opening(held):
+    rest = last_event(whole)
+    held += rest
+    if rest and tap.opening(rest):
         return Flow(response.status, response.headers, pieces, held, WholeEvents(), tap)
     raise BadAnswer("the provider's stream ended before its first event")
 
 
+def last_event(whole: WholeEvents) -> bytes:
+    """The last event of a stream that ended in order, its border put there if it was left out."""
+    return whole.finish() or unended(whole.rest)
+
+
 def check(body: bytes, dialect: Dialect) -> None:
-    """Raises ProviderRefused for an error that came with status 200, BadAnswer for what is no object
-    or lacks the list every good answer of this dialect has.
+    """Raises ProviderRefused for an error that came with status 200, BadAnswer for what is no
+    object or lacks the list every good answer of this dialect has.
     """
     try:
         answer = _read_answer(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise BadAnswer("the provider's answer is not a JSON object") from exc
     if b'"error"' in body:
         try:
             refuse_error(msgspec.json.decode(body), body)
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except UNREADABLE as exc:
             raise BadAnswer("the provider's answer is not JSON") from exc
     if dialect.answer_list is not None:
         found: Any = getattr(answer, dialect.answer_list)
@@ -150,18 +163,20 @@ class _Answer(msgspec.Struct, gc=False):
 
     choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    output: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     results: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
-def refused(status: int, headers: Headers, body: bytes) -> ProviderRefused:
+async def refusal(response: UpstreamResponse, coding: bytes = b"") -> ProviderRefused:
     """The provider's own error as ours."""
+    headers, status = response.headers, response.status
     return ProviderRefused(
         f"the provider answered with status {status}",
-        status=status,
-        body=body,
+        status=status if status < 600 else 502,  # httptools lets 999 pass, ASGI servers do not
+        body=await _read(response, coding, MAX_ERROR),
         headers=headers,
         retry_after=_seconds(first(headers, b"retry-after")),
     )
@@ -179,9 +194,10 @@ async def _read(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
 
 
 def _plain(
-    response: UpstreamResponse, coding: bytes, limit: int = 2**40
+    response: UpstreamResponse, coding: bytes, limit: int = MAX_ANSWER
 ) -> AsyncIterator[bytes]:
-    """The body uncompressed: identity is asked for, but not every provider listens."""
+    """The body uncompressed, at most `limit` bytes of it: identity is asked for, but not every
+    provider listens."""
     if not coding:
         return response.__aiter__()
     try:

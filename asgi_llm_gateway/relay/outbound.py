@@ -8,24 +8,27 @@ from typing import Any
 
 import msgspec
 
+from ..dialects.tap import UNREADABLE
 from ..errors import (
     BadAnswer,
     GatewayError,
     Headers,
     ProviderRefused,
-    UpstreamError,
     render,
     stream_event,
 )
 from ..exchange.record import Exchange
 from .attempts import Running
 from .headers import STREAM_ANSWER, TO_CALLER, allowed
-from .opened import Flow, Whole
+from .opened import Flow, Whole, last_event
 from .watch import Watch
 
 log = logging.getLogger("asgi_llm_gateway.relay")
 
 Send = Callable[[Any], Coroutine[Any, Any, None]]
+
+_FITS = 65_536
+"""Bytes that asyncio's transports take however little the caller reads."""
 
 
 class Outbound:
@@ -68,6 +71,8 @@ class Outbound:
             await send(
                 {"type": "http.response.start", "status": answer.status, "headers": headers}
             )
+            if len(body) > _FITS:
+                self.watch.sending_since = self.watch.loop.time()
             await send({"type": "http.response.body", "body": body, "more_body": False})
             exchange.outcome = "ok"
         elif answer.tap is None:
@@ -80,9 +85,11 @@ class Outbound:
         connection, which is the only way to say that the file is not whole."""
         await self.start(flow.status, headers)
         try:
+            if flow.begun:
+                await self._paced(flow.begun)
             async for piece in flow.pieces:
                 await self._paced(piece)
-        except UpstreamError as failure:
+        except GatewayError as failure:
             self._exchange.outcome = "truncated"
             log.warning("an answer was cut midway: %s", failure)
             return
@@ -106,9 +113,10 @@ class Outbound:
                     watch.sending_since = watch.loop.time()
                     await send({"type": "http.response.body", "body": out, "more_body": True})
                     watch.sending_since = None
-        except UpstreamError as exc:
+        except GatewayError as exc:
             failure = exc
-        if (rest := whole.finish()) and (out := tap.feed(rest)):
+        rest = whole.finish() if failure else last_event(whole)
+        if rest and (out := tap.feed(rest)):
             await self._paced(out)
         ending = tap.end()
         if ending is None:
@@ -157,6 +165,6 @@ def _speaks(body: bytes, dialect: str) -> bool:
         return False
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return isinstance(document, dict) and isinstance(document.get("error"), dict)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from ..channels.index import ChannelTable, Tiers
 from ..channels.live import LiveChannel
-from ..errors import NotFound, PermissionDenied
+from ..errors import InvalidRequest, NotFound, PermissionDenied
 from ..exchange.body import content_length
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
 from .call import Receive, Upload
-from .headers import TO_PROVIDER_RAW, allowed
-from .opened import MAX_ERROR, Flow, Whole, refused
+from .headers import TO_PROVIDER_RAW, allowed, first
+from .opened import Flow, Whole, refusal
 from .watch import Watch
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
+_BODILESS = frozenset({"DELETE", "GET", "HEAD"})
+_VERSION = re.compile(r"\A/v1(?=/|\Z)")
 
 
 class Passthrough:
@@ -35,7 +38,9 @@ class Passthrough:
         self._headers.append((b"accept-encoding", b"identity"))
         self._headers.append((b"user-agent", b"asgi-llm-gateway"))
         self._length = content_length(headers)
-        chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        # HTTP/2 and 3 frame a body themselves: no header need announce it.
+        chunked = scope.get("http_version", "1.1") >= "2" and self._method not in _BODILESS
+        chunked = chunked or any(name == b"transfer-encoding" for name, _ in headers)
         self._upload: Upload | None = None
         if self._length or (chunked and self._length is None):
             self._upload = Upload(exchange, receive, watch)
@@ -51,8 +56,9 @@ class Passthrough:
         endpoint = self._exchange.endpoint
         path = endpoint.rest if endpoint.kind == "proxy" else endpoint.path
         if endpoint.kind == "proxy":
-            path = path.removeprefix("/v1") or "/"
-        origin, target = channel.url(quote(path, safe="/:@!$&'()*+,=~") + self._query, model)
+            path = _VERSION.sub("", path, 1) or "/"
+        quoted = quote(path, safe="/:@!$&'()*+,=~", errors="replace")
+        origin, target = channel.url(quoted + self._query, model)
         body: bytes | AsyncIterator[bytes] = self._upload.stream() if self._upload else b""
         return UpstreamRequest(
             self._method,
@@ -65,9 +71,9 @@ class Passthrough:
         )
 
     async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:  # noqa: ARG002
-        """Whatever the provider says is passed on, but for a refusal of the key."""
-        if response.status == 401:
-            raise refused(401, response.headers, await response.read(MAX_ERROR))
+        """Whatever the provider answers is passed on; an error is judged as on any call."""
+        if response.status >= 400:
+            raise await refusal(response, first(response.headers, b"content-encoding"))
         return Flow(response.status, response.headers, response.__aiter__(), b"")
 
 
@@ -103,7 +109,10 @@ def _query(raw: bytes) -> str:
     """The query without `key`, which is how Gemini's callers show their secret."""
     if not raw:
         return ""
-    pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    try:
+        pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
+    except ValueError as exc:
+        raise InvalidRequest("the query has more than 100 fields") from exc
     kept = [(name, value) for name, value in pairs if name != "key"]
     return "?" + urlencode(kept) if kept else ""
 

@@ -35,6 +35,8 @@ class Watch:
     _listener: asyncio.Task[None] | None = None
     _reason: Exception | None = None
     _begun = False
+    uploading = False
+    """The body is streamed on as it comes; who streams it keeps its time (exchange.body.pieces)."""
 
     def __init__(self, receive: Receive, limits: BodyLimits) -> None:
         self._receive = receive
@@ -60,17 +62,19 @@ class Watch:
         if self._listener is not None:
             self._listener.cancel()
         reason = self._reason
-        if reason is None or kind is not asyncio.CancelledError or self._task is None:
+        if reason is None or self._task is None:
             return
         # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
-        if self._task.uncancel() == 0:
+        alone = self._task.uncancel() == 0
+        if alone and kind is asyncio.CancelledError:
             raise reason from None
 
     def tick(self, now: float) -> None:
         """Called by the sweep."""
         if not self._begun:
             limits = self._limits
-            if now - self.progress > limits.idle or now - self._started > limits.total:
+            late = now - self.progress > limits.idle or now - self._started > limits.total
+            if late and not self.uploading:
                 self._stop(RequestTimeout("the request body did not arrive in time"))
         elif self._listener is None and now - self.progress > _PATIENCE:
             self._listener = self.loop.create_task(self._listen())

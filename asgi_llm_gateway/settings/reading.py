@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..auth.store import MemoryTokenStore
 from ..auth.token import AccessToken
@@ -18,6 +18,8 @@ from .tables import TABLES, Settings
 
 ROOT_TOKENS = ("LLM_GATEWAY_ACCESS_TOKEN", "INITIAL_ROOT_TOKEN")
 """Variables that hold one access token, named root; the second is one-api's."""
+
+_MISSING: Final = object()
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -130,7 +132,7 @@ class _Reading:
             value = [self._beside(v) for v in value] if isinstance(value, list) else value
         elif isinstance(value, str) and value.startswith("env:"):
             text = self._from_env(value, given.where)
-            if text is None:
+            if text is _MISSING:
                 return None
             value = kind.from_text(text)
         elif isinstance(value, list | tuple):
@@ -145,17 +147,17 @@ class _Reading:
     def _reported(value: Any) -> bool:
         """Whether something in it is missing from the environment: that is said already."""
         items = value.values() if isinstance(value, Mapping) else value
-        return isinstance(value, list | Mapping) and any(item is None for item in items)
+        return isinstance(value, list | Mapping) and any(item is _MISSING for item in items)
 
     def _from_env(self, value: Any, where: str) -> Any:
-        """What `env:NAME` stands for; None, and a problem, when it is not set."""
+        """What `env:NAME` stands for; _MISSING, and a problem, when it is not set."""
         if not isinstance(value, str) or not value.startswith("env:"):
             return value
         name = value.removeprefix("env:")
         found = self._environ.get(name, "").strip()
         if not found:
             self.problems.append(f"{where}: the environment variable {name} is not set; set it")
-            return None
+            return _MISSING
         return found
 
     def _beside(self, value: Any) -> Any:

@@ -18,8 +18,6 @@ __all__ = ["Connection", "Owner"]
 class Owner(Protocol):
     """The pool a connection reports to."""
 
-    def made(self, connection: Connection) -> None: ...
-
     def release(self, connection: Connection) -> None: ...
 
     def gone(self, connection: Connection) -> None: ...
@@ -99,7 +97,9 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         self.answer = None
         self._wake_drain()
-        self.transport.abort()
+        transport = getattr(self, "transport", None)
+        if transport is not None:
+            transport.abort()
         self.owner.gone(self)
         if answer is not None:
             answer.fail(ConnectionLost("the connection to the provider was closed"))
@@ -130,7 +130,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.owner.made(self)
+        if self.closed:
+            # uvloop may still call this after the caller who wanted it was cancelled.
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer

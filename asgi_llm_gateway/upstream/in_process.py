@@ -60,6 +60,7 @@ class InProcessAnswer:
         self._request = request
         self._budget = Budget(request.timeouts.total)
         self._parts: list[bytes] = []
+        self._held = 0
         self._asked = self._whole = self._left = False
         """The app has read the whole request; it has sent its whole answer; the reader has left."""
         self._caller_error: Exception | None = None
@@ -87,6 +88,7 @@ class InProcessAnswer:
         if self._parts:
             out = b"".join(self._parts)
             self._parts.clear()
+            self._held = 0
             self._room.set()
             return out
         if self._whole:
@@ -176,17 +178,21 @@ class InProcessAnswer:
 
     async def _send(self, message: Message) -> None:
         """Take one message of the app; after the reader has left they go nowhere."""
+        if self._left:
+            await asyncio.sleep(0)  # an app that only sends must still be cancellable
+            return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = [(bytes(k).lower(), bytes(v)) for k, v in message.get("headers", ())]
         elif message["type"] == "http.response.body":
             if body := bytes(message.get("body", b"")):
                 self._parts.append(body)
+                self._held += len(body)
             self._whole = not message.get("more_body", False)
             if self._whole:
                 self._over.set()
         self._news.set()
-        while sum(map(len, self._parts)) > _READ_AHEAD and not (self._left or self._whole):
+        while self._held > _READ_AHEAD and not (self._left or self._whole):
             self._room.clear()
             await self._room.wait()
 

@@ -62,7 +62,7 @@ class OriginPool:
         self.placed: set[Connection] = set()
         """Connections that each hold a place."""
         self.live: set[Connection] = set()
-        """Connections the event loop still knows, discarded ones too."""
+        """Connections that have held one and that the event loop still knows."""
         self.ended: asyncio.Future[None] | None = None
         self.closed = False
         self._loop = loop
@@ -197,14 +197,14 @@ class OriginPool:
             if connection.closed:
                 raise ConnectFailed("the provider closed the connection as soon as it was made")
             self.placed.add(connection)
+            self.live.add(connection)
         except TimeoutError as exc:
             raise faults.timed_out(phase, getattr(timeouts, phase)) from exc
         except (OSError, UnicodeError) as exc:
             raise faults.connect_failed(exc) from exc
         finally:
             if connection not in self.placed:
-                if connection in self.live:
-                    connection.discard()
+                connection.discard()
                 self._free_place()
         return connection
 
@@ -220,9 +220,6 @@ class OriginPool:
         )
 
     # Called by connections and by the sweep
-
-    def made(self, connection: Connection) -> None:
-        self.live.add(connection)
 
     def release(self, connection: Connection) -> None:
         """Its answer is whole and it can carry another."""
@@ -288,7 +285,7 @@ class OriginPool:
                 connection.discard()
         if self.live:
             self.ended = self._loop.create_future()
-            await self.ended
+            await asyncio.wait({self.ended}, timeout=1.0)
 
 
 def _ascii(netloc: str) -> bytes:

@@ -44,7 +44,7 @@ async def chat(app: Any, path: str = "/v1/chat/completions", **how: Any) -> Answ
 
 
 def streaming(app: Any, path: str = "/v1/chat/completions", **how: Any) -> Driver:
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **how.pop("headers", {})}
     return Driver(app, "POST", path, headers=headers, body=body(stream=True), **how)
 
 

@@ -174,7 +174,7 @@ class Server:
 
 async def until(happened: Callable[[], bool], seconds: float = 2.0) -> bool:
     ends_at = time.monotonic() + seconds
-    while not happened() and time.monotonic() < ends_at:
+    while not happened() and time.monotonic() < ends_at:  # noqa: ASYNC110 - anything may be asked
         await asyncio.sleep(0.005)
     return happened()
 

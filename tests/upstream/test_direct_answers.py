@@ -1,6 +1,7 @@
 """What DirectUpstream makes of the bytes a provider sends."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -324,9 +325,6 @@ class FakeTransport:
 class FakeOwner:
     released = 0
 
-    def made(self, connection):
-        pass
-
     def gone(self, connection):
         pass
 
@@ -345,7 +343,7 @@ def parsed(data: bytes, cuts: list[int]):
     answer = Answer(None, set(), Timeouts(), 0.0, 1.0)
     connection.begin(answer, b"", b"", head_only=False)
     edges = [0, *sorted(cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         if start < end:
             connection.data_received(data[start:end])
     return answer.status, answer.headers, b"".join(answer.parts), answer.complete, owner.released

@@ -7,6 +7,7 @@ import pytest
 
 from asgi_llm_gateway.errors import ConnectionLost, UpstreamTimeout
 from asgi_llm_gateway.upstream import DirectUpstream, Timeouts
+from asgi_llm_gateway.upstream.answer import Answer
 from tests.upstream.socket_server import CHUNKED, OK, SHORT, answers, chunk, serve, until
 
 
@@ -241,13 +242,16 @@ async def test_cancelling_an_upload_ends_it_and_its_body(upstream):
         assert await server.emptied(0.5)
 
 
-async def test_cancelling_in_the_moment_the_head_arrives_leaves_nothing(upstream):
+async def test_cancelling_in_the_moment_the_head_arrives_leaves_nothing(upstream, monkeypatch):
+    wake = Answer.wake
+
+    def wake_and_cancel(answer):
+        wake(answer)
+        task.cancel()
+
+    monkeypatch.setattr(Answer, "wake", wake_and_cancel)
     async with serve(begins_and_stalls) as server:
         task = asyncio.create_task(upstream.send(server.get()))
-        await until(lambda: server.accepted == 1)
-        await until(lambda: bool(upstream._latest.sweep.busy))
-        (answer,) = upstream._latest.sweep.busy
-        answer.waiter.add_done_callback(lambda _: task.cancel())
         with pytest.raises(asyncio.CancelledError):
             await task
         assert upstream.stats().open == 0

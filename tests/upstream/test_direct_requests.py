@@ -59,7 +59,9 @@ async def test_a_large_body_arrives_whole(upstream, size):
     assert server.requests[0].body == body
 
 
-async def test_a_streamed_body_of_unknown_length_is_chunked_and_empty_pieces_do_not_end_it(upstream):
+async def test_a_streamed_body_of_unknown_length_is_chunked_and_empty_pieces_do_not_end_it(
+    upstream,
+):
     async with serve(answers(OK)) as server:
         for _ in range(2):
             answer = await upstream.send(server.post(pieces(b"one ", b"", b"two", b"x" * 100_000)))
