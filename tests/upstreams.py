@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
@@ -114,25 +114,19 @@ class Asked:
         return bearer and bearer.removeprefix("Bearer ")
 
 
-@dataclass
 class FakeUpstream:
     """Answers one reply after the other, the last again and again (an upstream.contract.Upstream).
 
-    A callable among the replies is given the request and returns the reply.
+    A callable among the replies is given the request and returns the reply. `open` are the answers
+    nobody has closed, `sending` counts the calls of send that have not returned. With `read_bodies`
+    off, streamed request bodies are not touched before the answer is given.
     """
-
-    replies: list[Reply | Callable[[Asked], Reply]]
-    asked: list[Asked] = field(default_factory=list)
-    open: set[FakeAnswer] = field(default_factory=set)
-    """Answers that nobody has closed."""
-    sending: int = 0
-    """Calls of send that have not returned."""
-    read_bodies: bool = True
-    """False: streamed request bodies are not touched before the answer is given."""
 
     def __init__(self, *replies: Reply | Callable[[Asked], Reply]) -> None:
         self.replies = list(replies) or [Reply.chat()]
-        self.asked, self.open, self.sending = [], set(), 0
+        self.asked: list[Asked] = []
+        self.open: set[FakeAnswer] = set()
+        self.sending = 0
         self.read_bodies = True
 
     async def send(self, request: UpstreamRequest) -> FakeAnswer:
@@ -177,6 +171,7 @@ class FakeAnswer:
         async for piece in _played(steps):
             self.taken += 1
             yield piece
+        self._upstream.open.discard(self)  # read to its end: nothing is left to close
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._pieces
@@ -280,7 +275,7 @@ async def nothing_left(relay: Relay, within: float = 1.0) -> None:
         if not found or asyncio.get_running_loop().time() > until:
             break
         await asyncio.sleep(0.01)
-    assert not found
+    assert not found, found
 
 
 def openai_error(answer: Answer) -> dict[str, Any]:
@@ -306,3 +301,10 @@ def split_everywhere(data: bytes) -> list[tuple[bytes, ...]]:
 def with_steps(reply: Reply, *steps: Step) -> Reply:
     """The same answer with another body."""
     return replace(reply, steps=steps)
+
+
+async def until(happened: Callable[[], Any], within: float = 5.0) -> None:
+    """Wait until it has happened; the test fails when it has not after that many seconds."""
+    async with asyncio.timeout(within):
+        while not happened():  # noqa: ASYNC110 - what is waited for knows nothing of the test
+            await asyncio.sleep(0.002)

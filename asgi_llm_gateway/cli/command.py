@@ -65,7 +65,11 @@ def _add_serve(commands: _Commands) -> None:
     _add_file(serve)
     serve.add_argument("--host", help="address to listen on (127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (8000); 0 takes a free one")
-    serve.add_argument("--workers", type=int, help="processes that share the port (1)")
+    serve.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share the port (1); each has its own keys and pools",
+    )
     serve.add_argument("--log-dir", help="also write gateway.log into this directory")
     serve.add_argument("--log-level", help="debug, info (the default), warning or error")
     _add_version(serve)

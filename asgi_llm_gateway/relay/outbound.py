@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..exchange.record import Exchange
 from .attempts import Running
-from .headers import STREAM_ANSWER, TO_CALLER, allowed
+from .headers import STREAM_ANSWER, TO_CALLER, allowed, first
 from .opened import Flow, Whole, last_event
 from .watch import Watch
 
@@ -143,6 +143,8 @@ class Outbound:
             exchange.outcome = "provider_error"
             if _speaks(error.body, dialect):
                 headers = allowed(error.headers, TO_CALLER)
+                if not first(headers, b"content-type"):  # an error that came with status 200
+                    headers.append((b"content-type", b"application/json"))
                 headers.append((b"content-length", b"%d" % len(error.body)))
                 await self._whole(error.status, headers, error.body)
                 return
@@ -160,11 +162,15 @@ class Outbound:
 
 
 def _speaks(body: bytes, dialect: str) -> bool:
-    """Whether a provider's error body is one a caller of this dialect can read."""
+    """Whether a provider's error body can go to a caller of this dialect as it is.
+
+    Not all who speak OpenAI's dialect shape their errors as OpenAI does (`detail`, a bare
+    `message`, an `error` that is a text), and their callers know: any JSON object will do.
+    """
     if not dialect.startswith("openai"):
         return False
     try:
         document = msgspec.json.decode(body)
     except UNREADABLE:
         return False
-    return isinstance(document, dict) and isinstance(document.get("error"), dict)
+    return isinstance(document, dict) and bool(document)

@@ -54,9 +54,9 @@ class Served:
     def log(self) -> str:
         return self._log.read_text()
 
-    def until_logged(self, text: str) -> None:
+    def until_logged(self, text: str, times: int = 1) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while text not in self.log:
+        while self.log.count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.log}"
             time.sleep(0.02)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -135,13 +137,12 @@ def test_the_demo_makes_its_calls_and_says_how_to_make_more(tmp_path: Path) -> N
         assert hint in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_serves_on_until_it_is_stopped(tmp_path: Path) -> None:
-    import signal
-
     with serving("demo", cwd=tmp_path) as served:
         assert served.process.stdout is not None
         lines = iter(served.process.stdout.readline, "")
-        told = "".join(line for line in _until(lines, "Serving until Ctrl-C."))
+        told = "".join(_until(lines, "Serving until Ctrl-C."))
         token = re.search(r"Bearer (sk-[\w-]+)", told)
         url = re.search(r"curl (\S+)", told)
         assert token
@@ -152,6 +153,7 @@ def test_the_demo_serves_on_until_it_is_stopped(tmp_path: Path) -> None:
         assert served.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_the_demo_relays_to_a_real_provider_whose_variable_is_set(tmp_path: Path) -> None:
     with serving("simulate", "--port", "0", "--key", "sk-real", cwd=tmp_path) as provider:
         environ = {"OPENAI_API_KEY": "sk-real", "OPENAI_BASE_URL": provider.base_url}
@@ -172,8 +174,8 @@ def test_the_demo_takes_the_first_provider_it_has_a_key_for() -> None:
     assert both.name == "openai"
 
 
-def _until(lines: object, last: str) -> object:
-    for line in lines:  # type: ignore[attr-defined]
+def _until(lines: Iterator[str], last: str) -> Iterator[str]:
+    for line in lines:
         yield line
         if last in line:
             return

@@ -103,11 +103,12 @@ class Row:
         if not recorded and self.entry["stream"]:
             body["stream"] = True
         if body.get("stream") and self.endpoint in ("chat", "completions"):
-            options = dict(body.get("stream_options") or {})
+            options = dict(body.pop("stream_options", None) or {})
             options.pop("include_usage", None)
             if ask_usage:
                 options["include_usage"] = True
-            body["stream_options"] = options
+            if options:
+                body["stream_options"] = options
         spacing = _SPACINGS[len(self.raw) % len(_SPACINGS)]
         return json.dumps(body, ensure_ascii=bool(len(self.raw) % 2), **spacing).encode()
 

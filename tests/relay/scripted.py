@@ -27,8 +27,7 @@ class ScriptedUpstream:
     asked: list[UpstreamRequest] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     """The body of each request, whole also where it was streamed."""
-    closed: int = 0
-    """How many answers were closed."""
+    answers: list[ScriptedAnswer] = field(default_factory=list)
 
     async def send(self, request: UpstreamRequest) -> ScriptedAnswer:
         self.asked.append(request)
@@ -36,19 +35,25 @@ class ScriptedUpstream:
         if not isinstance(body, bytes):
             body = b"".join([piece async for piece in body])
         self.bodies.append(body)
-        return ScriptedAnswer(self, self.script)
+        self.answers.append(ScriptedAnswer(self.script))
+        return self.answers[-1]
+
+    @property
+    def open(self) -> int:
+        """How many answers were neither read to their end nor closed."""
+        return sum(answer.open for answer in self.answers)
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Nothing to close: every answer is for its reader to close."""
 
 
 class ScriptedAnswer:
     """An upstream.contract.UpstreamResponse."""
 
-    def __init__(self, upstream: ScriptedUpstream, script: Script) -> None:
+    def __init__(self, script: Script) -> None:
         self.status = script.status
         self.headers: Headers = list(script.headers)
-        self._upstream = upstream
+        self.open = True
         self._script = script
         self._iterator = self._pieces()
 
@@ -57,6 +62,7 @@ class ScriptedAnswer:
             yield piece
         if self._script.cut:
             raise ConnectionLost("the provider's connection died")
+        self.open = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._iterator
@@ -68,7 +74,7 @@ class ScriptedAnswer:
         return body
 
     async def aclose(self) -> None:
-        self._upstream.closed += 1
+        self.open = False
 
 
 def split(data: bytes, sizes: Iterable[int]) -> tuple[bytes, ...]:

@@ -227,4 +227,4 @@ def answers(*data: bytes) -> Callable[[Peer], Awaitable[None]]:
     return script
 
 
-SHORT = Timeouts(connect=0.3, first_byte=0.3, idle=0.3, total=2.0, wait=0.3)
+SHORT = Timeouts(connect=5.0, first_byte=0.3, idle=0.3, total=5.0, wait=0.3)

@@ -72,7 +72,7 @@ async def test_a_server_that_never_accepts_a_connection_is_a_connect_timeout(ups
         server.scheme = "https"
         server.script = silent
         with pytest.raises(UpstreamTimeout) as caught:
-            await upstream.send(server.get(timeouts=SHORT))
+            await upstream.send(server.get(timeouts=Timeouts(connect=0.3)))
         assert caught.value.phase == "connect"
         with pytest.raises(UpstreamTimeout) as caught:
             await upstream.send(server.get(timeouts=Timeouts(connect=None, total=0.2)))
