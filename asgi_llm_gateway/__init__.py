@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .auth.token import AccessToken
     from .channels.channel import Channel
     from .errors import ConfigurationError, GatewayError
-    from .exchange.body import BodyLimits
+    from .exchange.limits import BodyLimits
     from .exchange.caller import Caller
     from .exchange.record import Exchange
     from .gateway import Gateway
@@ -38,7 +38,7 @@ __all__ = [
 
 _HOMES = {
     "AccessToken": ".auth.token",
-    "BodyLimits": ".exchange.body",
+    "BodyLimits": ".exchange.limits",
     "Caller": ".exchange.caller",
     "Channel": ".channels.channel",
     "ConfigurationError": ".errors",

@@ -157,6 +157,8 @@ class Driver:
         answer.broken += [*self._rules.broken, *self._scope_rules.broken()]
         if self._pulling is not None:
             self._pulling.cancel()
+            await asyncio.wait({self._pulling})
+        await self._pieces.aclose()
         if answer.exception is not None and not self.may_raise:
             raise answer.exception
         assert not answer.broken, answer.broken

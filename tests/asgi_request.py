@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ def _encoded(text: str | bytes) -> bytes:
     return text.encode("latin-1") if isinstance(text, str) else text
 
 
-async def pieces_of(body: Body, *, ends_empty: bool) -> AsyncIterator[tuple[bytes, bool]]:
+async def pieces_of(body: Body, *, ends_empty: bool) -> AsyncGenerator[tuple[bytes, bool], None]:
     """The body's pieces, and of each whether more follow."""
     if isinstance(body, bytes | list):
         pieces = [body] if isinstance(body, bytes) else body

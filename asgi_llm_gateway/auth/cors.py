@@ -23,7 +23,7 @@ EXPOSED = (
 )
 """The headers of ours that a script in a browser may read."""
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\sA-Z/?#@]+")
 
 
 def cors(app: ASGIApp, origins: Iterable[str]) -> ASGIApp:

@@ -43,16 +43,20 @@ def check_model(caller: Caller, model: str) -> None:
         raise _not_allowed(model)
 
 
-def check_endpoint(endpoint: Endpoint, scope: Scope, bypass: Collection[str]) -> None:
-    """Raises PermissionDenied where a list of models cannot be kept: nobody sees the model."""
+def check_endpoint(endpoint: Endpoint, scope: Scope, bypass: Collection[str]) -> bool:
+    """Whether the endpoint is one of those let by although nobody sees the model.
+
+    Raises PermissionDenied where a list of models cannot be kept, and that was not allowed.
+    """
     if endpoint.name in bypass:
-        return
+        return True
     if scope["type"] == "websocket" or endpoint.kind not in ("call", "models"):
         raise PermissionDenied(
             f"this access token is limited to certain models, and it cannot be seen which one "
             f"{endpoint.path or scope['path']} would use",
             code="model_not_allowed",
         )
+    return False
 
 
 def _not_allowed(model: str | None) -> PermissionDenied:

@@ -118,7 +118,10 @@ class TokenAuthMiddleware:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         exchange = Exchange.of(scope)
-        if not exchange.concerns(scope, self._prefixes) or _is_free(scope, exchange):
+        if not exchange.concerns(scope, self._prefixes):
+            exchange.passed_by = "TokenAuthMiddleware"
+            return await self.app(scope, receive, send)
+        if _is_free(scope, exchange):
             return await self.app(scope, receive, send)
         try:
             if self._tokens is not None:
@@ -202,7 +205,7 @@ class TokenAuthMiddleware:
             raise _not_that()
         if caller.models is None:
             return scope, receive
-        check_endpoint(endpoint, scope, self._bypass)
+        exchange.bypassed = check_endpoint(endpoint, scope, self._bypass)
         exchange.guards.append(ModelGuard(exchange, caller, mapped=self._mapped))
         # With another method it is no call, and there may be no body that could be read.
         if endpoint.kind != "call" or scope.get("method") not in endpoint.methods:

@@ -1,8 +1,9 @@
 """One call through the gateway, and everything known about it."""
 
 from .attempt import Attempt, AttemptGuard, CallRecord
-from .body import Body, BodyLimits, JSONBody, MultipartBody, StreamBody
+from .body import Body, JSONBody, MultipartBody, StreamBody
 from .caller import Caller
+from .limits import BodyLimits
 from .record import SCOPE_KEY, Exchange
 from .snapshot import Snapshot
 

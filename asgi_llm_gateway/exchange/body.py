@@ -8,35 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import (
     BodyTooLarge,
     ClientLeft,
     Headers,
     InvalidRequest,
-    RequestTimeout,
     UnsupportedMedia,
 )
-from ..runtime import sweep
 from ..wire.inflate import Inflater, inflater
 from ..wire.jsonview import JSONObject, View, check_model, view_of
 from ..wire.multipart import MultipartPrelude
+from .limits import BodyLimits, Clock, Late
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """How much of a caller's body is taken and how long it may take to arrive.
-
-    max_bytes is counted after inflating; idle and total are seconds.
-    """
-
-    max_bytes: int = 32 * 1024 * 1024
-    idle: float = 30.0
-    total: float = 120.0
 
 
 class JSONBody:
@@ -124,9 +110,14 @@ class MultipartBody:
         """By how many bytes the form differs in length from what the caller announced."""
         return len(self.head) - len(self._prelude.seen)
 
-    def check(self, piece: bytes) -> None:
-        """Look at what follows the first file; InvalidRequest for a `model` field there."""
+    def check(self, piece: bytes, *, more: bool) -> None:
+        """Look at what follows the first file, `more` of which is to come or not.
+
+        InvalidRequest for a `model` field there, and for a form that ends before its boundary.
+        """
         self._prelude.scan(piece)
+        if not more:
+            self._prelude.finish()
 
 
 class StreamBody:
@@ -151,38 +142,6 @@ def content_length(headers: Headers) -> int | None:
     return None if found is None else int(found)
 
 
-class _Late:
-    """Holds a caller to the limits of time where no relay watches; the loop's sweep looks."""
-
-    __slots__ = ("_cancelling", "_limits", "_start", "_task", "late", "progress")
-
-    def __init__(self, limits: BodyLimits) -> None:
-        self._limits = limits
-        self.late = False
-
-    def __enter__(self) -> _Late:
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
-        self._start = self.progress = asyncio.get_running_loop().time()
-        sweep().add(self)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        sweep().remove(self)
-        if self.late and self._task is not None:
-            # A cancel of somebody else's came as well if uncancel() leaves one more: that one wins.
-            alone = self._task.uncancel() <= self._cancelling
-            if alone and kind is asyncio.CancelledError:
-                raise RequestTimeout("the request body did not arrive in time") from None
-
-    def tick(self, now: float) -> None:
-        limits = self._limits
-        late = now - self.progress > limits.idle or now - self._start > limits.total
-        if late and not self.late and self._task is not None:
-            self.late = True
-            self._task.cancel()
-
-
 async def _next(receive: Receive) -> Any:
     message = await receive()
     if message["type"] == "http.disconnect":
@@ -197,17 +156,11 @@ async def pieces(receive: Receive, limits: BodyLimits) -> AsyncIterator[bytes]:
     """
     more = True
     while more:
-        with _Late(limits):
+        with Late(limits):
             message = await _next(receive)
         more = message.get("more_body", False)
         if piece := message.get("body", b""):
             yield piece
-
-
-class Clock(Protocol):
-    """Whoever keeps the time of a body that is being read; told of every piece."""
-
-    progress: float
 
 
 async def read_json(
@@ -220,7 +173,7 @@ async def read_json(
     ClientLeft.
     """
     if clock is None:
-        with _Late(limits) as late:
+        with Late(limits) as late:
             return await read_json(headers, receive, limits, late)
     inflate = _inflater_for_json(headers, limits)
     parts: list[bytes] = []
@@ -271,7 +224,7 @@ async def read_multipart(
     `clock` is as for `read_json`.
     """
     if clock is None:
-        with _Late(limits) as late:
+        with Late(limits) as late:
             return await read_multipart(headers, receive, limits, late)
     content_type = b""
     for name, value in headers:

@@ -13,8 +13,6 @@ from ..wire.usage import Usage
 from .attempt import Attempt, AttemptGuard, CallRecord
 from .body import (
     Body,
-    BodyLimits,
-    Clock,
     JSONBody,
     MultipartBody,
     StreamBody,
@@ -23,6 +21,7 @@ from .body import (
     read_multipart,
 )
 from .caller import Caller
+from .limits import BodyLimits, Clock
 from .snapshot import Snapshot
 
 SCOPE_KEY = "asgi_llm_gateway"
@@ -54,6 +53,11 @@ class Exchange:
     tasks: Tasks | None = None
     first_byte: float | None = None
     ended: float | None = None
+    passed_by: str | None = None
+    """The part that let the call by without naming a caller, since the path is not below its
+    prefixes; the relay then refuses, as it is no host's own route after all."""
+    bypassed: bool = False
+    """The caller may use this endpoint although its model cannot be seen."""
     everything_ours: bool = False
     """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
     announced: int | None = None
@@ -62,7 +66,9 @@ class Exchange:
     _usage_source: Callable[[], Usage | None] | None = None
     _id: str | None = None
     _request_id: str | None = None
-    _read_from: Receive | None = None
+    _read_from: int = 0
+    """Which receive the form was read from, by its id: the object itself leads to the scope and so
+    back here, and a cycle a call is what makes the garbage collector cost more than the call."""
 
     def __init__(self, scope: Any, started: float = 0.0) -> None:
         self.root_path: str = scope.get("root_path", "")
@@ -125,9 +131,7 @@ class Exchange:
             return True
         path = below_mount(scope["path"], scope.get("root_path", ""))
         root = scope.get("root_path", "")
-        return any(
-            p == path or path.startswith(p + "/") or root == p or root.endswith(p) for p in prefixes
-        )
+        return any(p == path or path.startswith(p + "/") or p + "/" in root + "/" for p in prefixes)
 
     def require_caller(self, part: str) -> Caller:
         """The caller, or the refusal of a part that cannot do its work without one."""
@@ -164,10 +168,10 @@ class Exchange:
             elif kind == "multipart":
                 body = await read_multipart(headers, receive, self.limits, clock)
                 self.announced = content_length(headers)
+                self._read_from = id(receive)
             else:
                 body = StreamBody()
             self.body = body
-            self._read_from = receive
         return body
 
     def inward(self, scope: Any, receive: Receive) -> tuple[Any, Receive]:
@@ -186,7 +190,7 @@ class Exchange:
             length = content_length(scope["headers"])
             if body.changed and length is not None:
                 scope = {**scope, "headers": _resized(scope["headers"], length + body.grown)}
-            return scope, _replay_form(body, receive, again=receive is not self._read_from)
+            return scope, _replay_form(body, receive, again=id(receive) != self._read_from)
         return scope, receive
 
     async def settle(self, work: Coroutine[Any, Any, T]) -> T:
@@ -278,7 +282,7 @@ def _replay_form(body: MultipartBody, receive: Receive, *, again: bool) -> Recei
                 return {**message, "body": piece}
             message = await receive()
         if not again and message["type"] == "http.request":
-            body.check(message.get("body", b""))
+            body.check(message.get("body", b""), more=message.get("more_body", False))
         return message
 
     return replay

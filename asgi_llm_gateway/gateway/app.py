@@ -17,7 +17,7 @@ from ..auth.cors import cors
 from ..channels.channel import Channel
 from ..endpoints import below_mount
 from ..errors import ConfigurationError, Unavailable
-from ..exchange.body import BodyLimits
+from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..relay import Relay
 from ..runtime import Resources, Tasks, answer_lifespan

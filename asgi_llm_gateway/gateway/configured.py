@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from ..auth.middleware import TokenAuthMiddleware
 from ..auth.store import MemoryTokenStore
 from ..errors import ConfigurationError
-from ..exchange.body import BodyLimits
+from ..exchange.limits import BodyLimits
 from ..relay import Relay
 from ..settings import Settings, Source, read_settings, require_callers
 

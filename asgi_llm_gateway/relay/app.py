@@ -12,8 +12,8 @@ from typing import Any
 from ..channels.channel import Channel
 from ..channels.index import ChannelTable, Tiers
 from ..channels.live import LiveChannel
-from ..errors import ClientLeft, ConfigurationError, GatewayError
-from ..exchange.body import BodyLimits
+from ..errors import AuthenticationFailed, ClientLeft, ConfigurationError, GatewayError
+from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..exchange.snapshot import Snapshot
 from ..runtime import Resources, answer_lifespan
@@ -89,7 +89,9 @@ class Relay:
                 if channel.name in old:
                     channel.adopt(old[channel.name])
             self._table.swap(table)
-        self._channels, self._aliases = tuple(channels), dict(aliases or self._aliases)
+        self._channels = tuple(channels)
+        if aliases is not None:
+            self._aliases = dict(aliases)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -143,6 +145,8 @@ class Relay:
         self, exchange: Exchange, scope: Any, receive: Any, table: ChannelTable, out: Outbound
     ) -> None:
         endpoint, method = exchange.endpoint, scope["method"]
+        if exchange.passed_by is not None and exchange.caller is None and not self._anonymous:
+            raise let_by(exchange.passed_by, exchange.root_path)
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
                 body = await exchange.read(scope, receive, out.watch)
@@ -158,7 +162,7 @@ class Relay:
                 await out.body(b"" if method == "HEAD" else listing, more=False)
                 exchange.outcome = "ok"
                 return None
-            if method in passthrough.METHODS and (endpoint.path or endpoint.rest):
+            if method in passthrough.METHODS and endpoint.path not in ("", "/"):
                 through = passthrough.tiers(exchange, table, anonymous=self._anonymous)
                 if through:
                     raw = passthrough.Passthrough(exchange, scope, receive, out.watch)
@@ -215,6 +219,15 @@ class Relay:
             await self._upstream.aclose()
             for upstream in self._proxies.values():
                 await upstream.aclose()
+
+
+def let_by(part: str, root_path: str) -> AuthenticationFailed:
+    """The refusal of a call that the part which names callers took for a route of the host's."""
+    log.error("%s let a call by: give it prefixes=(%r,)", part, root_path or "/")
+    return AuthenticationFailed(
+        f"no good access token: {part} does not look after {root_path or '/'}; name it in prefixes",
+        code="caller_required",
+    )
 
 
 def tiers_of(table: ChannelTable) -> Tiers:

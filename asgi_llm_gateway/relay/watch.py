@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..errors import ClientLeft, RequestTimeout
-from ..exchange.body import BodyLimits
+from ..exchange.limits import BodyLimits
 from ..runtime import sweep
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]

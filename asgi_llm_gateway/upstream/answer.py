@@ -129,8 +129,7 @@ class Answer:
         self.give_up()
 
     def give_up(self) -> None:
-        """Abort without waking anyone; nothing once the answer is whole or failed."""
-        self.waiter = None
+        """Abort; nothing once the answer is whole or failed. Another task's read ends, too."""
         if self.carrier is not None:
             self.fail(ConnectionLost("the answer was closed before it was read to its end"))
 

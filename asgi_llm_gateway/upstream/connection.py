@@ -73,6 +73,12 @@ class Connection(asyncio.Protocol):
         """Bytes since the last piece of body: a head, chunk framing, trailers."""
         self.drain: asyncio.Future[None] | None = None
 
+    def usable(self) -> bool:
+        """Whether a request may be written; what is only closing still is discarded by this."""
+        if not self.closed and self.transport.is_closing():
+            self.discard()
+        return not self.closed
+
     def begin(self, answer: Answer, head: bytes, body: bytes, *, head_only: bool) -> None:
         """Send a request whose answer goes to `answer`."""
         self.answer = answer

@@ -59,8 +59,9 @@ def _reason(exc: BaseException) -> str:
         return "TLS: " + (exc.reason or "handshake failed").lower().replace("_", " ")
     if isinstance(exc, socket.gaierror | UnicodeError):
         return "its name could not be looked up"
-    if isinstance(exc, OSError) and exc.errno is not None:
-        return os.strerror(exc.errno).lower()
+    if isinstance(exc, OSError):
+        # asyncio sums up several addresses' failures in one without a number.
+        return os.strerror(exc.errno).lower() if exc.errno else "none of its addresses answers"
     return type(exc).__name__
 
 

@@ -129,10 +129,10 @@ class OriginPool:
     def _take_idle(self, now: float) -> Connection | None:
         while self.idle:
             connection, _ = self.idle.popitem()
-            expired = now - connection.idle_since >= self._bounds.idle_expiry
-            if not expired and not connection.transport.is_closing():
+            if now - connection.idle_since >= self._bounds.idle_expiry:
+                connection.discard()
+            elif connection.usable():
                 return connection
-            connection.discard()
         return None
 
     async def _acquire(
@@ -148,7 +148,7 @@ class OriginPool:
             granted = await self._wait(patience, first=again)
             if granted is None:
                 break
-            if not granted.closed:
+            if granted.usable():
                 return granted
             again = True  # it died on its way here, which is not this caller's fault
         else:
@@ -194,7 +194,7 @@ class OriginPool:
                 await self._open(connection)
             if self.closed:
                 raise ConnectionLost("the upstream was closed")
-            if connection.closed:
+            if not connection.usable():
                 raise ConnectFailed("the provider closed the connection as soon as it was made")
             self.placed.add(connection)
             self.live.add(connection)

@@ -59,18 +59,19 @@ class Sweep:
         self._handle = self._loop.call_later(delay, self._look)
 
     def _look(self) -> None:
-        self._handle = None
+        # First of all the next look: were this one to fail, limits would still be kept.
+        self._schedule(TICK)
         now = self._clock()
         for answer in tuple(self.busy):
             error = overdue(answer, now)
             if error is not None:
                 answer.fail(error)
         again = min((queue.expire(now) for queue in tuple(self._queues())), default=math.inf)
-        if self.busy:
-            again = now
-        self.fast = again - now <= TICK
+        if self.busy or again - now <= TICK:
+            return
+        self.stop()
         if again < math.inf:
-            self._schedule(max(TICK, again - now))
+            self._schedule(again - now)
 
 
 def overdue(answer: Answer, now: float) -> UpstreamTimeout | None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from asgi_llm_gateway.errors import BadAnswer, ConnectionLost, Headers
 from asgi_llm_gateway.upstream.contract import UpstreamRequest
+from asgi_llm_gateway.wire.usage import Usage
 
 EVENTS: Headers = [(b"content-type", b"text/event-stream")]
 JSON: Headers = [(b"content-type", b"application/json")]
 TEXT = "call 555 1234 or 7, née 1980"
 """What the model says; its digits are to be masked."""
 USAGE = {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
+USED = Usage(input=9, output=12)
 
 
 def event(document: dict[str, Any]) -> bytes:
@@ -70,9 +72,11 @@ class Provider:
     open: int = 0
     given_up: int = 0
     """Calls that were cancelled before they had an answer."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever a call is asked for or let go."""
 
     async def send(self, request: UpstreamRequest) -> ProviderAnswer:
-        self.open += 1
+        self.count(1)
         try:
             body = request.body
             if not isinstance(body, bytes):
@@ -80,26 +84,36 @@ class Provider:
                 if request.content_length is not None:
                     assert request.content_length == len(body)
             self.asked.append(body)
+            self.changed.set()
             if self.silent == "before head":
                 await asyncio.Event().wait()
         except BaseException:
             self.given_up += 1
-            self.open -= 1
+            self.count(-1)
             raise
         return ProviderAnswer(self)
 
     async def aclose(self) -> None:
         """Nothing is kept."""
 
-    async def until_closed(self) -> None:
-        """Every answer given back; fails after the second the issue allows."""
+    def count(self, by: int) -> None:
+        self.open += by
+        self.changed.set()
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for it; fails after the second the issue allows for letting a provider go."""
         async with asyncio.timeout(1.0):
-            while self.open:
-                await asyncio.sleep(0.005)
+            while not happened():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def until_closed(self) -> None:
+        """Every answer given back."""
+        await self.until(lambda: not self.open)
 
 
 class ProviderAnswer:
-    """One answer under way."""
+    """One answer under way; read to its end it holds nothing any more."""
 
     def __init__(self, provider: Provider) -> None:
         self.status, self.headers = 200, list(provider.headers)
@@ -115,6 +129,7 @@ class ProviderAnswer:
             await asyncio.Event().wait()
         if self._provider.cut:
             raise ConnectionLost("the provider's connection died")
+        await self.aclose()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._body
@@ -128,4 +143,4 @@ class ProviderAnswer:
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._provider.open -= 1
+            self._provider.count(-1)

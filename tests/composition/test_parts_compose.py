@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -10,52 +9,30 @@ import pytest
 from starlette.applications import Starlette
 
 from asgi_llm_gateway.exchange import Exchange
-from asgi_llm_gateway.runtime import kept_tasks
-from asgi_llm_gateway.wire.sse import last_border
-from asgi_llm_gateway.wire.usage import Usage
-from tests.asgi import OURS, STARLETTE, STYLES, Driver, Style, call
-from tests.asgi_lifespan import lifespan
+from tests.asgi import OURS, STARLETTE, Style, call
 from tests.composition.parts import masked
 from tests.composition.provider import (
-    STREAM,
     TEXT,
     UNARY,
+    USED,
     Provider,
     stream_events,
 )
 from tests.composition.stacks import (
-    KINDS,
-    MOUNTS,
-    ORDERS,
     PROMPT,
     Kind,
     Order,
-    Stack,
     chat,
+    each_kind,
+    each_mount,
+    each_order,
+    each_style,
+    post,
     said,
     stack,
     streaming,
+    upload,
 )
-
-HEADERS = {"content-type": "application/json", "x-request-id": "r-1"}
-each_kind = pytest.mark.parametrize("kind", KINDS)
-each_order = pytest.mark.parametrize("order", ORDERS)
-each_style = pytest.mark.parametrize("style", STYLES)
-each_mount = pytest.mark.parametrize("mount", MOUNTS)
-USED = Usage(input=9, output=12)
-
-
-async def post(built: Stack, body: Any, **how: Any) -> Any:
-    how = {"headers": HEADERS, "may_write": STARLETTE, **how}
-    return await call(built.app, "POST", built.path, body=body, **how)
-
-
-async def until_settled(built: Stack) -> dict[str, Any]:
-    """What was settled, once the tasks that settle are through."""
-    await kept_tasks().join(5.0)
-    if built.gateway is not None and (run := built.gateway.resources.current) is not None:
-        await run.tasks.join(5.0)
-    return built.ledger.only()
 
 
 @each_kind
@@ -102,50 +79,6 @@ async def test_a_stream_is_masked_event_by_event_and_settled(
 
 @each_kind
 @each_order
-async def test_a_stream_comes_out_the_same_for_every_split_of_the_providers_bytes(
-    kind: Kind, order: Order
-) -> None:
-    whole = await post(stack(kind, order, streaming([STREAM])), chat(stream=True))
-    for at in range(1, len(STREAM)):
-        built = stack(kind, order, streaming([STREAM[:at], STREAM[at:]]))
-        answer = await post(built, chat(stream=True))
-        for message in filter(None, answer.messages):
-            assert last_border(message) == len(message), "a message holds whole events"
-        assert answer.body == whole.body, at
-        assert built.ledger.only()["usage"] == USED
-    assert said(whole.body) == masked(TEXT)
-
-
-@each_kind
-@each_order
-async def test_a_stream_that_drips_byte_by_byte_comes_out_the_same(
-    kind: Kind, order: Order
-) -> None:
-    whole = await post(stack(kind, order, streaming([STREAM])), chat(stream=True))
-    drips = [bytes([byte]) for byte in STREAM]
-    answer = await post(stack(kind, order, streaming(drips)), chat(stream=True))
-    assert answer.body == whole.body
-
-
-@each_kind
-@each_order
-@each_style
-async def test_a_stream_the_provider_cuts_ends_in_an_error_event_and_no_terminator(
-    kind: Kind, order: Order, style: Style
-) -> None:
-    events = stream_events()
-    built = stack(kind, order, streaming([b"".join(events[:4]), events[4][:9]], cut=True))
-    answer = await post(built, chat(stream=True), style=style)
-    assert answer.ended
-    assert b"[DONE]" not in answer.body
-    last = answer.body.strip().rpartition(b"data: ")[2]
-    assert json.loads(last)["error"]["type"] == "upstream_error"
-    assert built.ledger.only()["outcome"] == "truncated"
-    assert built.provider.open == 0
-
-
-@each_kind
-@each_order
 @each_style
 async def test_a_call_nobody_can_serve_is_refused_and_settled_all_the_same(
     kind: Kind, order: Order, style: Style
@@ -175,12 +108,6 @@ async def test_a_body_that_cannot_be_read_is_refused_before_the_provider_hears_o
         assert built.ledger.taken == [], "the part outside refused first"
 
 
-def upload(size: int = 40_000) -> bytes:
-    part = '--b0\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n'
-    fields = part.format("model", "") + "mapped\r\n" + part.format("file", '; filename="a"')
-    return fields.encode() + b"\x00\xff" * (size // 2) + b"\r\n--b0--\r\n"
-
-
 @each_kind
 @each_order
 @each_style
@@ -202,96 +129,6 @@ async def test_a_form_passes_both_parts_with_its_model_mapped(
     assert answer.json == {"text": "dial ###"}
     assert built.provider.asked == [body.replace(b"\r\nmapped\r\n", b"\r\nthe-providers-name\r\n")]
     assert built.ledger.only()["outcome"] == "ok"
-
-
-@each_kind
-@each_order
-async def test_a_double_native_cancel_loses_neither_the_settlement_nor_the_connection(
-    kind: Kind, order: Order
-) -> None:
-    provider = streaming(stream_events()[:4], silent="after pieces")
-    built = stack(kind, order, provider)
-    before = asyncio.all_tasks()
-    driver = Driver(
-        built.app,
-        "POST",
-        built.path,
-        headers=HEADERS,
-        body=chat(stream=True),
-        may_write=STARLETTE,
-        may_raise=True,
-        may_cut=True,
-    )
-    async with driver.open() as stream:
-        await anext(stream)
-        stream.cancel()
-        for _ in range(3):
-            await asyncio.sleep(0)
-            stream.cancel()
-    assert isinstance(stream.answer.exception, asyncio.CancelledError)
-    await provider.until_closed()
-    seen = await until_settled(built)
-    assert seen["ended"] == [True]
-    assert seen["outcome"] not in (None, "ok")
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() - before == set(), "nothing is left running"
-
-
-@each_kind
-@each_order
-async def test_a_native_cancel_before_the_first_byte_gives_the_call_up(
-    kind: Kind, order: Order
-) -> None:
-    provider = Provider(silent="before head")
-    built = stack(kind, order, provider)
-    driver = Driver(
-        built.app,
-        "POST",
-        built.path,
-        headers=HEADERS,
-        body=chat(),
-        may_write=STARLETTE,
-        may_raise=True,
-    )
-    async with driver.open() as stream:
-        while not provider.asked:
-            await asyncio.sleep(0)
-        stream.cancel()
-        await asyncio.sleep(0)
-        stream.cancel()
-    assert provider.given_up == 1
-    assert (await until_settled(built))["channels"] == ["main"]
-
-
-@each_order
-async def test_a_gateway_with_its_lifespan_settles_before_it_stops(order: Order) -> None:
-    built = stack("gateway", order, streaming(stream_events()), "")
-    assert built.gateway is not None
-    host = Starlette(lifespan=built.gateway.lifespan)
-    host.mount("/v1", built.gateway)
-    async with lifespan(host):
-        answer = await call(
-            host, "POST", "/v1/chat/completions", body=chat(stream=True), may_write=STARLETTE
-        )
-        assert said(answer.body) == masked(TEXT)
-        built.ledger.seconds = 0.05
-        again = Driver(
-            host,
-            "POST",
-            "/v1/chat/completions",
-            body=chat(stream=True),
-            may_write=STARLETTE,
-            may_raise=True,
-            may_cut=True,
-        )
-        async with again.open() as stream:
-            await anext(stream)
-            stream.cancel()
-            await asyncio.sleep(0)
-            stream.cancel()
-        assert len(built.ledger.settled) == 1
-    assert [*built.ledger.settled] == built.ledger.taken
-    assert len(built.ledger.taken) == 2
 
 
 async def test_one_gateway_can_be_mounted_several_times() -> None:
@@ -316,7 +153,7 @@ async def test_a_hosts_own_routes_pass_by_the_parts(order: Order) -> None:
         await send({"type": "http.response.body"})
 
     built.app.mount("/api/messages", own)
-    answer = await call(built.app, "POST", "/api/messages", body=b"7", may_write=STARLETTE)
+    answer = await call(built.app, "POST", "/api/messages/1", body=b"7", may_write=STARLETTE)
     assert (answer.status, seen, built.ledger.taken) == (204, [b"7"], [])
 
 
@@ -346,37 +183,6 @@ async def test_other_scope_types_are_no_calls(kind: Kind, order: Order) -> None:
     assert built.ledger.taken == []
 
 
-async def test_the_events_of_a_message_are_decoded_once_for_all_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from starlette.middleware import Middleware
-
-    from asgi_llm_gateway import Channel, Gateway
-    from asgi_llm_gateway.dialects import answer as answers
-    from tests.composition.parts import Masking
-
-    decoded: list[bytes] = []
-
-    class Counting(answers.SSEReader):
-        def feed(self, data: bytes) -> Any:
-            decoded.append(data)
-            return super().feed(data)
-
-    monkeypatch.setattr(answers, "SSEReader", Counting)
-    channel = Channel(
-        name="main",
-        base_url="http://provider.test",
-        keys=["k"],
-        models=["*"],
-        upstream=streaming(stream_events()),
-    )
-    gateway = Gateway(channels=[channel], middleware=[Middleware(Masking)] * 3)
-    answer = await call(gateway, "POST", "/v1/chat/completions", body=chat(stream=True))
-    assert said(answer.body) == masked(TEXT)
-    assert len(decoded) == len(set(decoded))
-    assert 0 < len(decoded) <= len(answer.messages)
-
-
 @each_kind
 @each_order
 async def test_the_scope_of_the_server_gets_our_one_key_and_nothing_else(
@@ -387,3 +193,24 @@ async def test_the_scope_of_the_server_gets_our_one_key_and_nothing_else(
     answer = await post(built, chat(), may_write=allowed)
     assert isinstance(answer.exchange, Exchange)
     assert answer.json["usage"] == json.loads(UNARY)["usage"]
+
+
+@each_kind
+@each_order
+async def test_an_upload_that_ends_before_its_boundary_is_refused_and_settled(
+    kind: Kind, order: Order
+) -> None:
+    built = stack(kind, order, Provider(pieces=[b'{"text": "x"}']))
+    body = upload()[:-6]
+    answer = await call(
+        built.app,
+        "POST",
+        built.base + "/audio/transcriptions",
+        body=[body[:5_000], body[5_000:]],
+        headers={"content-type": "multipart/form-data; boundary=b0"},
+        may_write=STARLETTE,
+    )
+    assert answer.status == 400
+    assert "closing boundary" in answer.json["error"]["message"]
+    assert built.ledger.only()["outcome"] == "refused"
+    assert built.provider.open == 0

@@ -134,6 +134,13 @@ async def test_a_model_field_after_the_file_is_refused_while_the_file_passes() -
         await call(app, "POST", UPLOAD, body=body, headers=FORM)
 
 
+async def test_a_form_that_ends_before_its_boundary_is_refused_when_it_ends() -> None:
+    inner = Foreign()
+    with pytest.raises(InvalidRequest, match="before its closing boundary"):
+        await call(Reading(inner), "POST", UPLOAD, body=cut(form()[:-5], 50), headers=FORM)
+    assert inner.body
+
+
 async def test_a_replaced_document_is_what_the_inner_app_gets_and_the_view_shows() -> None:
     def replace(body: JSONBody) -> None:
         document = {**body.document, "messages": [{"role": "user", "content": "***"}]}

@@ -120,7 +120,7 @@ class Row:
 
     @cached_property
     def documents(self) -> list[Any]:
-        """What each event holds: its JSON, `[DONE]`, or None for a comment and for half an event."""
+        """What each event holds: its JSON, `[DONE]`; None for a comment and half an event."""
         return [document_of(event) for event in self.events]
 
     @property

@@ -152,11 +152,18 @@ async def test_what_is_the_callers_fault_comes_back_word_for_word(
     await nothing_left(relay)
 
 
-async def test_a_refusal_that_is_no_openai_error_is_told_as_one() -> None:
-    upstream = FakeUpstream(Reply.json({"detail": [{"loc": ["body"]}]}, 422))
-    answer = await ask(relay_to(upstream))
-    assert answer.status == 422
-    assert "422" in openai_error(answer)["message"]
+async def test_a_refusal_of_another_shape_comes_back_word_for_word_too() -> None:
+    body = b'{"detail": [{"loc": ["body"]}]}'
+    answer = await ask(relay_to(FakeUpstream(Reply.json(body, 422))))
+    assert (answer.status, answer.body) == (422, body)
+
+
+@pytest.mark.parametrize("body", [b"", b"Bad Request", b"<h1>Bad Request</h1>", b"[]", b'{"a": '])
+async def test_a_refusal_that_is_no_json_object_is_told_as_an_openai_error(body: bytes) -> None:
+    reply = Reply(400, [(b"content-type", b"text/html")], [body])
+    answer = await ask(relay_to(FakeUpstream(reply)))
+    assert answer.status == 400
+    assert "400" in openai_error(answer)["message"]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -269,6 +269,17 @@ async def test_a_closed_answer_is_an_error_to_read_not_an_end(upstream):
         assert await server.emptied(0.5)
 
 
+async def test_closing_an_answer_ends_the_read_of_another_task(upstream):
+    async with serve(begins_and_stalls) as server:
+        answer = await upstream.send(server.get())
+        reading = asyncio.create_task(answer.read(100))
+        await asyncio.sleep(0.02)
+        await answer.aclose()
+        with pytest.raises(ConnectionLost):
+            await reading
+        assert await server.emptied(0.5)
+
+
 async def test_closing_an_answer_that_was_read_keeps_its_connection(upstream):
     async with serve(answers(OK)) as server:
         answer = await upstream.send(server.get())
