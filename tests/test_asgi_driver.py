@@ -97,7 +97,7 @@ BROKEN = {
     "content-length said": sends(start(headers=[(b"content-length", b"3")]), body(b"ab")),
     "one plain number": sends(start(headers=[(b"content-length", b"-1")]), body()),
     "must be bytes": sends(start(), body("text")),
-    "bool": sends(start(), body(more=1)),
+    "bool": sends(start(), body() | {"more_body": 1}),
     "not offered": sends({"type": "http.response.push"}, start(), body()),
     "unknown members": sends(start() | {"events": []}, body()),
     "with status 204": sends(start(204), body(b"x")),

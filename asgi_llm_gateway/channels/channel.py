@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,16 +53,31 @@ class Channel:
         for what in ("models", "groups", "keys"):
             if isinstance(getattr(self, what), str):
                 raise ConfigurationError(f"{where}: {what} is a list; put the name in [ ]")
-        if not self.weight > 0:
-            raise ConfigurationError(f"{where}: weight must be above 0")
+        if not 0 < self.weight < math.inf:
+            raise ConfigurationError(f"{where}: weight must be above 0 and finite")
         if self.choose_key not in CHOOSERS:
             raise ConfigurationError(
                 f"{where}: choose_key is one of {', '.join(sorted(CHOOSERS))}"
             )
         if not (self.models or self.model_mapping or self.passthrough):
             raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
+        _check_headers(self.headers, where)
         if isinstance(self.timeouts, Mapping):
             object.__setattr__(self, "timeouts", _timeouts(self.timeouts, where))
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+
+
+def _check_headers(headers: Mapping[str, str], where: str) -> None:
+    """Refuse what RFC 9110 section 5 does not allow; a value may be a secret and is not shown."""
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or name.lower() in _FRAMING:
+            raise ConfigurationError(f"{where}: {name!r} is no header you can set")
+        if not _VALUE.fullmatch(value):
+            raise ConfigurationError(f"{where}: no HTTP header can carry the value of {name!r}")
 
 
 def _timeouts(given: Mapping[str, float | None], where: str) -> Timeouts:

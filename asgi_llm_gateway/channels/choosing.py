@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 
 from .index import Tiers
 from .live import LiveChannel
@@ -28,13 +29,15 @@ class Candidates:
     has; a channel that is `spent` (nothing answers there, or its keys are all tried) is passed by.
     """
 
+    # Sets are made by the first failure: most calls have none.
+    _spent: frozenset[str] = frozenset()
+    _failed: frozenset[str] = frozenset()
+    tried: Mapping[str, frozenset[str]] = MappingProxyType({})
+    """Fingerprints of the keys tried, by channel name."""
+
     def __init__(self, tiers: Tiers, rng: Random) -> None:
         self._tiers = tiers
         self._rng = rng
-        self._spent: set[str] = set()
-        self._failed: set[str] = set()
-        self.tried: dict[str, set[str]] = {}
-        """Fingerprints of the keys tried, by channel name."""
 
     def channel(self) -> LiveChannel | None:
         """The channel to ask next, None when there is nothing left."""
@@ -49,9 +52,10 @@ class Candidates:
 
     def failed(self, channel: LiveChannel, key: str) -> None:
         """This key of this channel was tried in vain."""
-        self._failed.add(channel.name)
-        self.tried.setdefault(channel.name, set()).add(key)
+        name = channel.name
+        self._failed |= {name}
+        self.tried = {**self.tried, name: self.tried.get(name, frozenset()) | {key}}
 
     def spend(self, channel: LiveChannel) -> None:
         """No more of this channel in this call."""
-        self._spent.add(channel.name)
+        self._spent |= {channel.name}

@@ -7,18 +7,18 @@ from typing import Any
 
 from .base import Dialect
 from .tap import DoneTap
-from .text import Text, items, members, parts
+from .text import Text, descriptions, items, members, parts
 
 
 def request_texts(document: Any) -> Iterator[Text]:
     """Messages, arguments of tool calls, and what tools and a wished-for format say."""
     for message in items(document, "messages"):
         yield from _message(message)
-    for tool in items(document, "tools"):
-        yield from members(tool.get("function") if isinstance(tool, dict) else None, "description")
-    if isinstance(document, dict):
-        prediction = document.get("prediction")
-        yield from parts(prediction, "content")
+    if not isinstance(document, dict):
+        return
+    for said in ("tools", "functions", "response_format"):
+        yield from descriptions(document.get(said))
+    yield from parts(document.get("prediction"), "content")
 
 
 def answer_texts(document: Any) -> Iterator[Text]:

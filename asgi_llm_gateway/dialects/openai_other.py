@@ -34,6 +34,8 @@ def _audio_answer(document: Any) -> Iterator[Text]:
     yield from members(document, "text", "delta")
     for segment in items(document, "segments"):
         yield from members(segment, "text")
+    for word in items(document, "words"):
+        yield from members(word, "word")
 
 
 def _moderation_request(document: Any) -> Iterator[Text]:
@@ -42,6 +44,7 @@ def _moderation_request(document: Any) -> Iterator[Text]:
 
 def _rerank_request(document: Any) -> Iterator[Text]:
     yield from members(document, "query")
+    yield from members(document.get("query") if isinstance(document, dict) else None, "text")
     yield from parts(document, "documents")
 
 
@@ -62,9 +65,7 @@ OPENAI_EMBEDDINGS = Dialect(
 OPENAI_IMAGES = Dialect(
     "openai_images", _image_request, _image_answer, required=(("prompt", b'"'),), answer_list="data"
 )
-OPENAI_AUDIO = Dialect(
-    "openai_audio", _audio_request, _audio_answer, required=(("input", b'"'),)
-)
+OPENAI_AUDIO = Dialect("openai_audio", _audio_request, _audio_answer, required=(("input", b'"'),))
 OPENAI_MODERATIONS = Dialect(
     "openai_moderations",
     _moderation_request,

@@ -7,7 +7,7 @@ from typing import Any
 
 from .base import Dialect
 from .tap import Tap
-from .text import Text, items, members, parts, within
+from .text import Text, descriptions, items, members, parts, strings
 
 
 def request_texts(document: Any) -> Iterator[Text]:
@@ -15,15 +15,17 @@ def request_texts(document: Any) -> Iterator[Text]:
     yield from members(document, "instructions", "input")
     for item in items(document, "input"):
         yield from _item(item)
-    for tool in items(document, "tools"):
-        yield from members(tool, "description")
+    if isinstance(document, dict):
+        yield from descriptions(document.get("tools"))
+        yield from descriptions(document.get("text"))
 
 
 def answer_texts(document: Any) -> Iterator[Text]:
     """Output items of a whole answer; deltas, parts and items of an event."""
     if not isinstance(document, dict):
         return
-    yield from members(document, "delta", "text", "refusal", "arguments", "output_text")
+    yield from members(document, "delta", "text", "refusal", "arguments", "input", "code")
+    yield from members(document, "output_text")
     yield from members(document.get("part"), "text", "refusal")
     yield from _item(document.get("item"))
     for item in items(document, "output"):
@@ -37,11 +39,14 @@ def _item(item: Any) -> Iterator[Text]:
     if not isinstance(item, dict):
         return
     yield from parts(item, "content")
-    yield from members(item, "arguments", "input")
+    yield from members(item, "arguments", "input", "code")
     yield from parts(item, "output")
-    yield from within(items(item, "summary"), "text")
-    for part in items(item, "summary"):
-        yield from members(part, "text")
+    yield from parts(item, "summary")
+    yield from strings(item, "queries")
+    for result in items(item, "results"):
+        yield from members(result, "text")
+    for output in items(item, "outputs"):
+        yield from members(output, "logs")
 
 
 OPENAI_RESPONSES = Dialect(

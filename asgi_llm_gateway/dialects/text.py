@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -58,8 +58,13 @@ def parts(holder: Any, name: str) -> Iterator[Text]:
         yield from members(part, "text", "refusal", "transcript")
 
 
-def within(holders: Iterable[Any], name: str, *names: str) -> Iterator[Text]:
-    """Texts of one object inside each of several."""
-    for holder in holders:
-        if isinstance(holder, dict):
-            yield from members(holder.get(name), *names)
+def descriptions(schema: Any) -> Iterator[Text]:
+    """What a JSON schema says in words, at any depth; a model reads it like any other text."""
+    left = [schema]
+    while left:
+        place = left.pop()
+        if isinstance(place, list):
+            left += place
+        elif isinstance(place, dict):
+            yield from members(place, "description", "title")
+            left += place.values()

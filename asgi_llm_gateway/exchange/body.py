@@ -7,7 +7,7 @@ is inflated and limited while it is read, so that what is checked is what is sen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from ..errors import (
@@ -61,9 +61,10 @@ class JSONBody:
         """The bytes with these members (given as JSON) set, the body itself left as it is."""
         return self._json.spliced(changes)
 
-    def raw_member(self, member: str) -> bytes | None:
-        """One top-level member's JSON, undecoded."""
-        return self._json.raw_member(member)
+    @property
+    def members(self) -> Mapping[str, Any]:
+        """Every top-level member's JSON, undecoded (msgspec.Raw)."""
+        return self._json.members
 
     def set(self, member: str, value: Any) -> None:
         """Change or add one top-level member; the other members' bytes stay as they are."""

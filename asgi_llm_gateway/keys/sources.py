@@ -33,7 +33,7 @@ def resolve_all(sources: Iterable[str], environ: Mapping[str, str], *, where: st
 
 def _from_file(path: Path, where: str) -> list[str]:
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"{where}: cannot read {path}: {reason}") from exc

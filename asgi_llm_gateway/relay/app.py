@@ -105,7 +105,7 @@ class Relay:
             with watch:
                 exchange.started = watch.progress
                 snapshot = self.resources.current or await self._start()
-                await self._serve(exchange, scope, receive, exchange.hold(snapshot), out)
+                await self._serve(exchange, scope, receive, snapshot.current, out)
         except (ClientLeft, OSError):  # ASGI: a server may say so by an OSError from send
             exchange.outcome = "client_left"
         except GatewayError as error:
@@ -149,7 +149,7 @@ class Relay:
             raise let_by(exchange.passed_by, exchange.root_path)
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
-                body = await exchange.read(scope, receive, out.watch)
+                body = exchange.body or await exchange.read(scope, receive, out.watch)
                 wanted = understand(exchange, body, table.aliases, self._defaults)
                 tiers = table.tiers(wanted.model, endpoint.name, exchange.caller)
                 call = Call(exchange, wanted, scope, out.watch)

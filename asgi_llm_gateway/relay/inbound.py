@@ -25,6 +25,9 @@ DEFAULT_MODELS: Mapping[str, str] = {
 """What a call without a model asks for, by endpoint; the API's own historic defaults."""
 
 _INCLUDE = msgspec.json.encode
+_NULL, _BRACKET = ord("n"), ord("[")
+_SHORT = 64
+"""Longer than any list that holds nothing but blanks and is worth a look."""
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class Wanted:
         body = self.body
         assert isinstance(body, JSONBody)
         changes: dict[str, bytes] = {}
-        if model != self.asked or body.raw_member("model") is None:
+        if model != self.asked or "model" not in body.members:
             changes["model"] = _INCLUDE(model)
         if ask_usage:
             options = body.get("stream_options") or {}
@@ -92,18 +95,15 @@ def understand(
 
 
 def _check_required(endpoint: Endpoint, dialect: Dialect, body: JSONBody) -> None:
+    if endpoint.name == "edits":
+        return
+    members = body.members
     for member, starts in dialect.required:
-        if endpoint.name == "edits":
-            continue
-        raw = body.raw_member(member)
-        if raw is None or raw == b"null":
+        found = members.get(member)
+        first = _NULL if found is None else memoryview(found)[0]
+        if first == _NULL:
             raise InvalidRequest(f"you must provide {member}", param=member)
-        if raw[0] not in starts:
+        if first not in starts:
             raise InvalidRequest(f"{member} has the wrong type", param=member)
-        if raw[0] == 0x5B and raw[1:-1].strip() == b"":
+        if first == _BRACKET and len(found) < _SHORT and not bytes(found)[1:-1].strip():
             raise InvalidRequest(f"{member} must not be empty", param=member)
-
-
-def is_form(body: Body) -> bool:
-    """Whether the body is a form whose files are still to come."""
-    return isinstance(body, MultipartBody)

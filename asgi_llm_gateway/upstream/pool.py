@@ -14,7 +14,7 @@ from .answer import Answer
 from .bounds import Bounds
 from .connection import Connection
 from .contract import Origin, Timeouts, UpstreamRequest
-from .head import encode_head
+from .head import Heads
 from .sweep import Sweep
 from .tls import Tls
 from .upload import upload
@@ -70,11 +70,11 @@ class OriginPool:
         self._bounds = bounds
         self._clock = clock
         self._tls = tls
-        self._host_line = b"host: %b\r\n" % _ascii(origin.netloc)
+        self._heads = Heads(_ascii(origin.netloc))
 
     async def send(self, request: UpstreamRequest) -> Answer:
         """See contract.Upstream.send."""
-        head = encode_head(request, self._host_line)
+        head = self._heads.encode(request)
         timeouts = request.timeouts
         now = self._clock()
         total_at = math.inf if timeouts.total is None else now + timeouts.total

@@ -32,7 +32,7 @@ class Masking:
     def __init__(self, app: Any, *, prefixes: tuple[str, ...] = PREFIXES) -> None:
         self.app, self.prefixes = app, prefixes
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange = Exchange.of(scope)
@@ -146,7 +146,7 @@ class Settling:
     def __init__(self, app: Any, *, ledger: Ledger, prefixes: tuple[str, ...] = PREFIXES) -> None:
         self.app, self.ledger, self.prefixes = app, ledger, prefixes
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange = Exchange.of(scope)
@@ -165,7 +165,7 @@ class Copying:
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from asgi_llm_gateway import Channel, Gateway
 from asgi_llm_gateway.dialects import answer as answers
-from asgi_llm_gateway.wire.sse import last_border
+from asgi_llm_gateway.wire.sse import SSEReader, last_border
 from tests.asgi import Style, call
 from tests.composition.parts import Masking, masked
 from tests.composition.provider import STREAM, TEXT, USED, stream_events
@@ -81,7 +81,7 @@ async def test_the_events_of_a_message_are_decoded_once_for_all_parts(
 ) -> None:
     decoded: list[bytes] = []
 
-    class Counting(answers.SSEReader):
+    class Counting(SSEReader):
         def feed(self, data: bytes) -> Any:
             decoded.append(data)
             return super().feed(data)

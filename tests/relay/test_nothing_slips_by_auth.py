@@ -26,7 +26,12 @@ async def test_a_mount_the_prefixes_do_not_name_is_refused_with_the_line_to_chan
     mount: str,
 ) -> None:
     answer = await call(
-        host(mount), "POST", f"{mount}/chat/completions", headers=HEADERS, body=CHAT, may_write=OURS | STARLETTE
+        host(mount),
+        "POST",
+        f"{mount}/chat/completions",
+        headers=HEADERS,
+        body=CHAT,
+        may_write=OURS | STARLETTE,
     )
     assert answer.status == 401
     assert b"prefixes" in answer.body
@@ -37,5 +42,7 @@ async def test_with_its_prefix_named_the_mount_serves_callers_and_only_them(moun
     app = host(mount, prefixes=(mount,))
     path = f"{mount}/chat/completions"
     refused = await call(app, "POST", path, headers=HEADERS, body=CHAT, may_write=OURS | STARLETTE)
-    served = await call(app, "POST", path, headers={**HEADERS, **TOKEN}, body=CHAT, may_write=OURS | STARLETTE)
+    served = await call(
+        app, "POST", path, headers={**HEADERS, **TOKEN}, body=CHAT, may_write=OURS | STARLETTE
+    )
     assert (refused.status, served.status) == (401, 200)

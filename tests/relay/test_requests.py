@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -137,27 +138,20 @@ async def test_default_models_are_settable() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("before", "after"),
     [
-        b'{"model":"asked","messages":[1]}',
-        b'{ "messages" : [1.0, 1e2, "\\u00e9\xc3\xa9"] ,\n"model"\t: "asked" , "z":null }',
-        b'{"messages":[{"model":"asked"}],"m":"asked","mo\\u0064el":"asked"}',
+        (b'{"model":', b',"messages":[1]}'),
+        (b'{ "messages" : [1.0, 1e2, "\\u00e9\xc3\xa9"] ,\n"model"\t: ', b' , "z":null }'),
+        (b'{"messages":[{"model":"asked"}],"m":"asked","mo\\u0064el":', b"}"),
     ],
+    ids=["compact", "spaced", "escaped"],
 )
-async def test_a_mapped_model_changes_nothing_else_in_the_body(body: bytes) -> None:
+async def test_a_mapped_model_changes_nothing_else_in_the_body(before: bytes, after: bytes) -> None:
     upstream = FakeUpstream()
     relay = relay_to(upstream, model_mapping={"asked": "pro vider/é"})
-    answer = await ask(relay, body)
+    answer = await ask(relay, before + b'"asked"' + after)
     assert answer.status == 200
-    at = body.index(b'odel"', body.index(b"mo" if b"\\u0064" in body else b'"model"'))
-    head, tail = body.rsplit(b'"asked"', 1) if b"\\u0064" in body else _split(body)
-    assert at
-    assert upstream.asked[0].body == head + '"pro vider/é"'.encode() + tail
-
-
-def _split(body: bytes) -> tuple[bytes, bytes]:
-    at = body.index(b'"asked"')
-    return body[:at], body[at + 7 :]
+    assert upstream.asked[0].body == before + '"pro vider/é"'.encode() + after
 
 
 async def test_an_alias_is_resolved_before_channels_are_chosen_and_before_mapping() -> None:
@@ -324,7 +318,8 @@ async def test_a_form_with_a_mapped_model_is_changed_in_that_field_only(
     asked = upstream.asked[0]
     assert asked.body == wanted
     assert asked.header("content-type") == FORM["content-type"]
-    assert asked.request.content_length == (len(wanted) if announced else None)
+    if size < len(body):  # else all of it was read at once, and went out as plain bytes
+        assert asked.request.content_length == (len(wanted) if announced else None)
 
 
 async def test_a_form_that_needs_no_change_is_sent_byte_for_byte() -> None:
@@ -385,8 +380,6 @@ async def test_an_upload_that_takes_long_but_goes_on_is_not_given_up() -> None:
 
 async def test_an_upload_that_stops_is_given_up() -> None:
     async def stalls() -> AsyncIterator[bytes]:
-        import asyncio
-
         yield form(("model", "m"))[:-10]
         await asyncio.sleep(30)
 

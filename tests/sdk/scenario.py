@@ -174,10 +174,8 @@ async def audio(client: Any) -> Facts:
     text = await done(listen(model="whisper-1", file=("a.wav", b"12"), response_format="text"))
     asked: Any = {"model": "tts-1", "voice": "alloy", "input": "rivers run to the sea"}
     said = await done(client.audio.speech.create(**asked))
-    pieces: list[bytes] = []
     async with entered(client.audio.speech.with_streaming_response.create(**asked)) as answer:
-        async for piece in each(answer.iter_bytes()):
-            pieces.append(piece)
+        pieces = [piece async for piece in each(answer.iter_bytes())]
     # The rest of this one never comes: only a gateway that streams has anything to show for it.
     asked["model"] = "tts-stall"
     async with entered(client.audio.speech.with_streaming_response.create(**asked)) as answer:
