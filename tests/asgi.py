@@ -152,8 +152,7 @@ class Driver:
             await asyncio.wait({task}, timeout=1.0)
             raise AssertionError(f"the app did not return within {self.timeout} s: {answer}")
         answer.exception = asyncio.CancelledError() if task.cancelled() else task.exception()
-        raised = answer.exception is not None
-        answer.cut = self._rules.finish(left=answer.left, raised=raised)
+        answer.cut = self._rules.finish(left=answer.left, raised=answer.exception is not None)
         answer.broken += [*self._rules.broken, *self._scope_rules.broken()]
         if self._pulling is not None:
             self._pulling.cancel()

@@ -100,8 +100,7 @@ def _check_required(endpoint: Endpoint, dialect: Dialect, body: JSONBody) -> Non
     members = body.members
     for member, starts in dialect.required:
         found = members.get(member)
-        first = _NULL if found is None else memoryview(found)[0]
-        if first == _NULL:
+        if found is None or (first := memoryview(found)[0]) == _NULL:
             raise InvalidRequest(f"you must provide {member}", param=member)
         if first not in starts:
             raise InvalidRequest(f"{member} has the wrong type", param=member)
