@@ -158,7 +158,7 @@ class Outbound:
         if exchange.attempts:
             headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         await self.start(status, headers)
-        await self.body(body, more=False)
+        await self.body(b"" if self._scope["method"] == "HEAD" else body, more=False)
 
 
 def _speaks(body: bytes, dialect: str) -> bool:

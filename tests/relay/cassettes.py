@@ -200,16 +200,16 @@ def _counts(report: dict[str, Any]) -> bool:
 def speaks_openai(entry: dict[str, Any]) -> bool:
     """Whether a row is OpenAI's dialect on one of its four endpoints.
 
-    The URL must end in the endpoint's path and the answer must have its shape. A URL that ends
-    otherwise (a channel's `paths` may say so) counts if a good answer's shape leaves no doubt.
+    A good answer is told by its shape alone, since a channel's `paths` may lead anywhere; what an
+    error says has no shape to go by, so there the URL must end in the endpoint's path.
     """
     endpoint, kind = entry["endpoint"], entry["response"]["kind"]
     if endpoint not in PATHS or kind not in ("json", "sse"):
         return False
-    path = urlsplit(entry["request"]["url"]).path.rstrip("/")
     row = Row(entry)
     if row.status >= 400:
-        return path.endswith(PATHS[endpoint])
+        path: str = urlsplit(entry["request"]["url"]).path
+        return path.rstrip("/").endswith(PATHS[endpoint])
     if kind == "json":
         return _has_shape(endpoint, entry["response"]["body"])
     firsts = [d for d in row.documents if isinstance(d, dict)][:1]
@@ -223,12 +223,13 @@ def _has_shape(endpoint: str, body: Any) -> bool:
         return False
     if endpoint == "responses":
         kind = str(body.get("type", ""))
-        return body.get("object") == "response" or kind.startswith("response.")
-    found = body.get("data" if endpoint == "embeddings" else "choices")
+        return bool(body.get("object") == "response" or kind.startswith("response."))
+    found: Any = body.get("data" if endpoint == "embeddings" else "choices")
     if not isinstance(found, list):
         return False
     inner = {"chat": ("message", "delta"), "completions": ("text",), "embeddings": ("embedding",)}
-    return all(any(name in each for name in inner[endpoint]) for each in found)
+    names = inner[endpoint]
+    return all(any(name in each for name in names) for each in found)
 
 
 def _read() -> list[Row]:

@@ -19,7 +19,7 @@ from tests.served import Server, served
 Way = Literal["in process", "socket"]
 WAYS: tuple[Way, ...] = ("in process", "socket")
 
-TOKENS = {
+TOKENS: dict[str, dict[str, Any]] = {
     "sk-alice": {"name": "alice"},
     "sk-bob": {"name": "bob", "models": ["gpt-4o-mini"]},
 }

@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import openai
@@ -244,7 +245,7 @@ async def files(client: Any) -> Facts:
 async def errors(client: Any) -> Facts:
     ask = client.chat.completions.create
     facts = {
-        name: await error_of(lambda name=name: ask(model=f"gpt-{name}", messages=MESSAGES))
+        name: await error_of(partial(ask, model=f"gpt-{name}", messages=MESSAGES))
         for name in ("400", "403", "404", "409", "422", "429", "500", "503", "html", "reset")
     }
     stranger = client.with_options(api_key="sk-stranger").chat.completions.create
