@@ -137,10 +137,15 @@ def content_length(headers: Headers) -> int | None:
     found: bytes | None = None
     for name, value in headers:
         if name == b"content-length":
-            if (found is not None and found != value) or not value.isdigit():
+            if (found is not None and found != value) or not _is_count(value):
                 raise InvalidRequest("the content-length header is not one plain number")
             found = value
     return None if found is None else int(found)
+
+
+def _is_count(value: bytes) -> bool:
+    """Digits, and no more of them than a file system can mean (int() raises from 4300 on)."""
+    return value.isdigit() and len(value) < 20
 
 
 async def _next(receive: Receive) -> Any:
@@ -176,7 +181,7 @@ async def read_json(
     if clock is None:
         with Late(limits) as late:
             return await read_json(headers, receive, limits, late)
-    inflate = _inflater_for_json(headers, limits)
+    inflate, announced = _inflater_for_json(headers, limits)
     parts: list[bytes] = []
     size = 0
     more = True
@@ -193,11 +198,14 @@ async def read_json(
             clock.progress = asyncio.get_running_loop().time()
     if inflate:
         inflate.finish()
+    elif size < announced:
+        raise InvalidRequest("the request body is shorter than its content-length")
     return JSONBody(parts[0] if len(parts) == 1 else b"".join(parts), changed=inflate is not None)
 
 
-def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
-    """Refuses by the headers alone what need not be read; else how to read it."""
+def _inflater_for_json(headers: Headers, limits: BodyLimits) -> tuple[Inflater | None, int]:
+    """Refuses by the headers alone what need not be read; else how to read it, and the length it
+    was announced with (0: it was not)."""
     coding = b""
     length: bytes | None = None
     for name, value in headers:
@@ -207,14 +215,15 @@ def _inflater_for_json(headers: Headers, limits: BodyLimits) -> Inflater | None:
                     "this endpoint reads JSON: send content-type application/json"
                 )
         elif name == b"content-length":
-            if (length is not None and length != value) or not value.isdigit():
+            if (length is not None and length != value) or not _is_count(value):
                 raise InvalidRequest("the content-length header is not one plain number")
             length = value
         elif name == b"content-encoding":
             coding = value.strip().lower()
-    if length is not None and int(length) > limits.max_bytes:
+    announced = int(length or 0)
+    if announced > limits.max_bytes:
         raise too_large(limits)
-    return inflater(coding, limits.max_bytes) if coding else None
+    return (inflater(coding, limits.max_bytes) if coding else None), announced
 
 
 async def read_multipart(

@@ -46,7 +46,8 @@ class Exchange:
     """The model the caller asked for, before alias and mapping."""
     body: Body | None = None
     outcome: str | None = None
-    """ok, refused, provider_error, failed, truncated or client_left; None while under way."""
+    """ok, refused, provider_error, failed, truncated, client_left or cancelled; None while under
+    way."""
     status: int | None = None
     cache_status: str | None = None
     limits: BodyLimits = BodyLimits()

@@ -112,6 +112,8 @@ class Relay:
             await self._refuse(exchange, out, error)
         finally:
             exchange.ended = watch.loop.time()
+            if exchange.outcome is None:
+                exchange.outcome = "cancelled"
         return None
 
     async def _refuse(self, exchange: Exchange, out: Outbound, error: GatewayError) -> None:

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from ..channels.live import LiveChannel
 from ..errors import Headers
-from ..exchange.body import JSONBody, MultipartBody, pieces
+from ..exchange.body import JSONBody, MultipartBody
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
 from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed
 from .inbound import Wanted
 from .opened import Flow, Whole, open_answer
-from .watch import Watch
-
-Receive = Callable[[], Coroutine[Any, Any, Any]]
+from .upload import Upload
+from .watch import Receive, Watch
 
 _FORM_TYPE = frozenset({b"content-type"})
-
-
-class Upload:
-    """A streamed request body: knows whether any of it has been handed out yet."""
-
-    __slots__ = ("_exchange", "_receive", "_watch", "begun")
-
-    def __init__(self, exchange: Exchange, receive: Receive, watch: Watch) -> None:
-        self._exchange = exchange
-        self._receive = receive
-        self._watch = watch
-        self.begun = False
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        """The body as it arrives; once it is in, the watch may listen for the leaving."""
-        self.begun = self._watch.uploading = True
-        async for piece in pieces(self._receive, self._exchange.limits):
-            yield piece
-        self._watch.begin(self._receive)
 
 
 class Call:
@@ -63,7 +43,7 @@ class Call:
         """For a body that is a form: its files are sent as they arrive."""
         if isinstance(self._wanted.body, MultipartBody) and self._wanted.body.more:
             _, receive = self.exchange.inward(scope, receive)
-            self._upload = Upload(self.exchange, receive, watch)
+            self._upload = Upload(self.exchange.limits, receive, watch)
         else:
             watch.begin()
 

@@ -14,10 +14,10 @@ from ..exchange.body import content_length
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
-from .call import Receive, Upload
 from .headers import TO_PROVIDER_RAW, allowed, first
 from .opened import Flow, Whole, refusal
-from .watch import Watch
+from .upload import Upload
+from .watch import Receive, Watch
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
 _BODILESS = frozenset({"DELETE", "GET", "HEAD"})
@@ -43,7 +43,7 @@ class Passthrough:
         chunked = chunked or any(name == b"transfer-encoding" for name, _ in headers)
         self._upload: Upload | None = None
         if self._length or (chunked and self._length is None):
-            self._upload = Upload(exchange, receive, watch)
+            self._upload = Upload(exchange.limits, receive, watch)
         else:
             watch.begin()
 

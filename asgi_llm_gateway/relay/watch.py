@@ -35,8 +35,10 @@ class Watch:
     _listener: asyncio.Task[None] | None = None
     _reason: Exception | None = None
     _begun = False
-    uploading = False
-    """The body is streamed on as it comes; who streams it keeps its time (exchange.body.pieces)."""
+    look_ahead: Callable[[], asyncio.Task[Any] | None] | None = None
+    """Given by an upload: reads one message ahead while the provider takes nothing. The body's
+    time is then the upload's to keep."""
+    _ahead: asyncio.Task[Any] | None = None
 
     def __init__(self, receive: Receive, limits: BodyLimits) -> None:
         self._receive = receive
@@ -44,7 +46,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self.loop = loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task(loop)
+        self._task = task = asyncio.current_task(loop)
+        self._cancelling = task.cancelling() if task is not None else 0
         self._started = self.progress = loop.time()
         self._sweep = look = sweep()
         look.add(self)
@@ -59,34 +62,39 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._sweep.remove(self)
-        if self._listener is not None:
-            self._listener.cancel()
+        for listening in (self._listener, self._ahead):
+            if listening is not None:
+                listening.cancel()
+        self.look_ahead = None
         reason = self._reason
         if reason is None or self._task is None:
             return
-        # If uncancel() leaves a cancel, somebody else's came as well, and that one wins.
-        alone = self._task.uncancel() == 0
+        # If uncancel() leaves one more, somebody else's came as well, and that one wins.
+        alone = self._task.uncancel() <= self._cancelling
         if alone and kind is asyncio.CancelledError:
             raise reason from None
 
     def tick(self, now: float) -> None:
         """Called by the sweep."""
         if not self._begun:
+            if self.look_ahead is not None:
+                self._ahead = self.look_ahead()
+                return
             limits = self._limits
-            late = now - self.progress > limits.idle or now - self._started > limits.total
-            if late and not self.uploading:
-                self._stop(RequestTimeout("the request body did not arrive in time"))
+            if now - self.progress > limits.idle or now - self._started > limits.total:
+                self.stop(RequestTimeout("the request body did not arrive in time"))
         elif self._listener is None and now - self.progress > _PATIENCE:
             self._listener = self.loop.create_task(self._listen())
         if self.sending_since is not None and now - self.sending_since > _WRITE_TIMEOUT:
-            self._stop(ClientLeft())
+            self.stop(ClientLeft())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._stop(ClientLeft())
+        self.stop(ClientLeft())
 
-    def _stop(self, reason: Exception) -> None:
+    def stop(self, reason: Exception) -> None:
+        """Give the call up wherever it is: `reason` is raised where the context ends."""
         if self._reason is None and self._task is not None:
             self._reason = reason
             self._task.cancel()

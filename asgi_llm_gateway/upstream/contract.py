@@ -61,7 +61,8 @@ class Origin:
             raise ConfigurationError(f"{url!r} is not a URL: {exc}") from exc
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"{url!r} is not an absolute http or https URL")
-        origin = Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
+        default = 443 if parts.scheme == "https" else 80
+        origin = Origin(parts.scheme, parts.hostname, port or default)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return origin, target
 
@@ -87,8 +88,8 @@ class UpstreamRequest:
 class UpstreamResponse(Protocol):
     """A provider's answer, its head read and its body still to come.
 
-    Header names are lower case. Iterate it (once) or `read` it, and always `aclose` it: closing an
-    answer that was not read to its end aborts the connection, closing one that was is free.
+    Header names are lower case. Iterate it (once) or `read` it, and `aclose` it unless `read`
+    returned its body: closing an answer that was not read to its end aborts the connection.
     """
 
     status: int

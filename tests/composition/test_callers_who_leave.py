@@ -187,7 +187,6 @@ async def test_leaving_while_the_relay_tries_one_channel_after_another(
     assert built.ledger.only()["outcome"] in ("client_left", "failed")
 
 
-@pytest.mark.xfail(reason="nobody awaits receive() while a provider does not take the upload")
 @pytest.mark.usefixtures("quick")
 @each_kind
 @each_style

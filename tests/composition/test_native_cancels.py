@@ -113,7 +113,6 @@ async def test_a_gateway_with_its_lifespan_settles_before_it_stops(order: Order)
     assert len(built.ledger.taken) == 2
 
 
-@pytest.mark.xfail(reason="the relay leaves the outcome at None, which means under way")
 @each_kind
 async def test_a_cancelled_call_is_not_recorded_as_still_under_way(kind: Kind) -> None:
     built = stack(kind, "settling outside", streaming(stream_events()[:4], silent="after pieces"))

@@ -90,17 +90,16 @@ async def chat(client: Any) -> Facts:
             model="gpt-4o", messages=MESSAGES, extra_headers={"x-request-id": "mine-17"}
         )
     )
-    asked = {"stream_options": {"include_usage": True}}
+    ask: Any = {"model": "gpt-4o", "messages": MESSAGES, "stream": True}
+    ask_usage = {**ask, "stream_options": {"include_usage": True}}
     return {
         "text": plain.choices[0].message.content,
         "finish": plain.choices[0].finish_reason,
         "usage": plain.usage.model_dump(),
         "request_id": plain._request_id,
         "headers": {name: value for name, value in raw.headers.items() if name[:2] == "x-"},
-        "streamed": await _streamed(create(model="gpt-4o", messages=MESSAGES, stream=True)),
-        "with_usage": await _streamed(
-            create(model="gpt-4o", messages=MESSAGES, stream=True, **asked)
-        ),
+        "streamed": await _streamed(create(**ask)),
+        "with_usage": await _streamed(create(**ask_usage)),
         "mapped": (await done(create(model="fast", messages=MESSAGES))).model,
         "alias": (await done(create(model="house-model", messages=MESSAGES))).model,
     }
@@ -157,9 +156,8 @@ async def images(client: Any) -> Facts:
     made = await done(client.images.generate(model="gpt-image-2", prompt="a river"))
     linked = await done(client.images.generate(prompt="a river", model="dall-e-2"))
     picture = base64.b64decode(made.data[0].b64_json)
-    edited = await done(
-        client.images.edit(model="gpt-image-2", prompt="deeper", image=("a.png", picture))
-    )
+    edit = {"model": "gpt-image-2", "prompt": "deeper", "image": ("a.png", picture)}
+    edited = await done(client.images.edit(**edit))
     return {
         "made": picture[:4].hex(),
         "edited": base64.b64decode(edited.data[0].b64_json)[:4].hex(),
@@ -193,11 +191,10 @@ async def audio(client: Any) -> Facts:
 
 async def responses(client: Any) -> Facts:
     create = client.responses.create
-    plain = await done(create(model="gpt-4o", input="tell me about rivers"))
-    stream = await done(create(model="gpt-4o", input="tell me about rivers", stream=True))
-    events = [event async for event in each(stream)]
-    helped = client.responses.stream(model="gpt-4o", input="tell me about rivers")
-    async with entered(helped) as running:
+    ask = {"model": "gpt-4o", "input": "tell me about rivers"}
+    plain = await done(create(**ask))
+    events = [event async for event in each(await done(create(**ask, stream=True)))]
+    async with entered(client.responses.stream(**ask)) as running:
         kinds = [event.type async for event in each(running)]
         final = await done(running.get_final_response())
     return {
@@ -265,7 +262,7 @@ async def errors(client: Any) -> Facts:
     }
 
 
-async def cut_streams(client: Any) -> Facts:
+async def cut(client: Any) -> Facts:
     texts: list[str] = []
 
     async def read() -> None:
@@ -285,19 +282,7 @@ async def cut_streams(client: Any) -> Facts:
     }
 
 
-STEPS = (
-    chat,
-    tools,
-    numbers,
-    images,
-    audio,
-    responses,
-    completions,
-    models,
-    files,
-    errors,
-    cut_streams,
-)
+STEPS = (chat, tools, numbers, images, audio, responses, completions, models, files, errors, cut)
 
 
 async def run(base: str, mode: str) -> Facts:

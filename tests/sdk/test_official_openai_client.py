@@ -203,18 +203,18 @@ def test_errors_say_what_is_wrong_and_when_to_come_again(facts: Any) -> None:
 
 
 def test_a_stream_cut_midway_raises_after_what_came(facts: Any) -> None:
-    cut = facts["cut_streams"]
+    cut = facts["cut"]
     assert "".join(cut["texts"])
     assert (cut["error"]["class"], cut["error"]["code"]) == ("APIError", "upstream_connection_lost")
 
 
 def test_a_cut_response_ends_in_an_error_event(facts: Any) -> None:
-    kinds = facts["cut_streams"]["kinds"]
+    kinds = facts["cut"]["kinds"]
     assert (kinds[0], kinds[-1]) == ("response.created", "error")
 
 
 def test_an_error_before_the_first_event_is_an_error_status(facts: Any) -> None:
-    found = facts["cut_streams"]["before the first"]
+    found = facts["cut"]["before the first"]
     assert (found["class"], found["status"]) == ("InternalServerError", 502)
 
 
