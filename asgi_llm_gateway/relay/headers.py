@@ -38,6 +38,7 @@ TO_CALLER_RAW = TO_CALLER | {
     b"accept-ranges",
     b"cache-control",
     b"content-encoding",
+    b"content-length",
     b"content-range",
     b"etag",
     b"expires",

@@ -31,6 +31,10 @@ _FITS = 65_536
 """Bytes that asyncio's transports take however little the caller reads."""
 
 
+_BODILESS = frozenset({204, 304})
+"""Statuses whose answers have no body, whatever an upstream hands out (RFC 9110 section 6.4.1)."""
+
+
 class Outbound:
     """The way out of one call; remembers whether the caller has seen anything yet."""
 
@@ -87,8 +91,9 @@ class Outbound:
         try:
             if flow.begun:
                 await self._paced(flow.begun)
-            async for piece in flow.pieces:
-                await self._paced(piece)
+            if flow.status not in _BODILESS and self._scope["method"] != "HEAD":
+                async for piece in flow.pieces:
+                    await self._paced(piece)
         except GatewayError as failure:
             self._exchange.outcome = "truncated"
             log.warning("an answer was cut midway: %s", failure)
