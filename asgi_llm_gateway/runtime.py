@@ -33,9 +33,10 @@ class PerLoop(Generic[T]):
         )
         self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], T] | None = None
 
-    def get(self) -> T:
-        """The running loop's value."""
-        loop = asyncio.get_running_loop()
+    def get(self, loop: asyncio.AbstractEventLoop | None = None) -> T:
+        """The running loop's value; who knows the loop already names it and saves a look-up."""
+        if loop is None:
+            loop = asyncio.get_running_loop()
         if (last := self._last) is not None and last[0]() is loop:
             return last[1]
         value = self._all.get(loop)
@@ -142,9 +143,9 @@ class Sweep:
 _sweeps = PerLoop(Sweep)
 
 
-def sweep() -> Sweep:
+def sweep(loop: asyncio.AbstractEventLoop | None = None) -> Sweep:
     """The running loop's sweep."""
-    return _sweeps.get()
+    return _sweeps.get(loop)
 
 
 class _Opening(Generic[T]):
@@ -177,6 +178,10 @@ class Resources(Generic[T]):
     def current(self) -> T | None:
         """What is open in the running loop, or None."""
         return self._per_loop.get().value
+
+    def at(self, loop: asyncio.AbstractEventLoop) -> T | None:
+        """`current` for who knows the running loop already."""
+        return self._per_loop.get(loop).value
 
     async def get(self) -> T:
         """What is open in the running loop; opened now if nobody has."""

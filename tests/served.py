@@ -1,7 +1,7 @@
 """Any ASGI app on a real server and a real socket, in a thread with an event loop of its own.
 
     with served(app) as base: httpx.get(base + "/health/live")
-    with served(app, server="hypercorn") as base: ...
+    with served(app, server="hypercorn", loop="asyncio") as base: ...
 
 The port is whichever is free, so any number of these run side by side. The app's lifespan runs: it
 has started when the block begins and has ended after it. On the way out calls still under way get
@@ -27,6 +27,8 @@ import uvloop
 
 Server = Literal["uvicorn", "hypercorn"]
 SERVERS: tuple[Server, ...] = ("uvicorn", "hypercorn")
+Loop = Literal["uvloop", "asyncio"]
+LOOPS: tuple[Loop, ...] = ("uvloop", "asyncio")
 
 _START = 20.0
 """Seconds an app may take to start; generous, since the machine may be busy."""
@@ -34,12 +36,14 @@ _POLL = 0.005
 
 
 @contextmanager
-def served(app: Any, *, server: Server = "uvicorn", grace: float = 2.0) -> Iterator[str]:
+def served(
+    app: Any, *, server: Server = "uvicorn", loop: Loop = "uvloop", grace: float = 2.0
+) -> Iterator[str]:
     """The base URL (`http://127.0.0.1:PORT`, nothing after it) while the app is served."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port: int = listener.getsockname()[1]
-    serving = _Serving(_SERVE[server](app, listener, grace))
+    serving = _Serving(_SERVE[server](app, listener, grace), _NEW_LOOP[loop])
     try:
         serving.until_it_listens(port)
         yield f"http://127.0.0.1:{port}"
@@ -52,8 +56,13 @@ def served(app: Any, *, server: Server = "uvicorn", grace: float = 2.0) -> Itera
 class _Serving:
     """A server in its thread."""
 
-    def __init__(self, serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        serve: Callable[[asyncio.Event], Awaitable[None]],
+        new_loop: Callable[[], asyncio.AbstractEventLoop],
+    ) -> None:
         self._serve = serve
+        self._new_loop = new_loop
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="served", daemon=True)
@@ -61,7 +70,7 @@ class _Serving:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 runner.run(self._until_told())
         except (Exception, SystemExit) as failure:  # raised again in the test's own thread
             self._failure = failure
@@ -144,4 +153,8 @@ def _hypercorn(
 _SERVE: dict[Server, Callable[..., Callable[[asyncio.Event], Awaitable[None]]]] = {
     "uvicorn": _uvicorn,
     "hypercorn": _hypercorn,
+}
+_NEW_LOOP: dict[Loop, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
 }

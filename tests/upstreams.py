@@ -59,7 +59,7 @@ class Reply:
 
     status: int = 200
     headers: Sequence[tuple[bytes, bytes]] = tuple(JSON)
-    steps: Sequence[Step] = ()
+    steps: Iterable[Step] = ()
     head: Sequence[Step] = ()
 
     @classmethod
@@ -177,10 +177,12 @@ class FakeAnswer:
         return self._pieces
 
     async def read(self, limit: int) -> bytes:
-        body = b"".join([piece async for piece in self._pieces])
-        if len(body) > limit:
-            raise BadAnswer(f"the provider's answer is over {limit} bytes")
-        return body
+        body = bytearray()
+        async for piece in self._pieces:
+            body += piece
+            if len(body) > limit:
+                raise BadAnswer(f"the provider's answer is over {limit} bytes")
+        return bytes(body)
 
     async def aclose(self) -> None:
         self._upstream.open.discard(self)

@@ -106,7 +106,7 @@ class TokenAuthMiddleware:
         self._store = store
         self._authenticate = authenticate
         self._proxies = TrustedProxies.of(trusted_proxies)
-        self._prefixes = tuple(prefixes)
+        self._prefixes = tuple(prefix.rstrip("/") for prefix in prefixes)
         self._bypass = frozenset(bypass)
         self._mapped = check_mapped_models
         self._clock = clock

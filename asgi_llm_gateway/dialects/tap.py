@@ -52,6 +52,8 @@ class Tap:
             document = _object(event.data)
             if event.event == b"error":
                 raise _refused(document or {}, event.data)
+            if not event.data.strip():  # `data:` alone, which some send to keep a line open
+                continue
             if document is None:
                 raise BadAnswer("the provider's stream begins with something that is no event")
             refuse_error(document, event.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from .body import (
     read_multipart,
 )
 from .caller import Caller
+from .ids import new_id
 from .limits import BodyLimits, Clock
 from .snapshot import Snapshot
 
@@ -65,6 +66,7 @@ class Exchange:
     """The length of a form as the caller announced it; None when it came in chunks."""
     _usage: Usage | None = None
     _usage_source: Callable[[], Usage | None] | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
     _id: str | None = None
     _request_id: str | None = None
     _read_from: int = 0
@@ -94,10 +96,17 @@ class Exchange:
         return exchange
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop the call runs in, looked up once (it costs a system call on some)."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    @property
     def id(self) -> str:
         """128 random bits of ours; what money and slots are keyed by."""
         if self._id is None:
-            self._id = os.urandom(16).hex()
+            self._id = new_id()
         return self._id
 
     @property

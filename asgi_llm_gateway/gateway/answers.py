@@ -83,6 +83,7 @@ async def end_badly(scope: Scope, out: Outgoing, failure: Exception) -> None:
     """
     exchange = Exchange.of(scope)
     if isinstance(failure, ClientLeft) or exchange.outcome == "client_left":
+        exchange.outcome = "client_left"
         return
     request_id = exchange.request_id(scope)
     if isinstance(failure, OSError) and out.start is not None:

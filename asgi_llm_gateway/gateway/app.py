@@ -20,6 +20,7 @@ from ..errors import ConfigurationError, Unavailable
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..relay import Relay
+from ..relay.last_resort import farewell
 from ..runtime import Resources, Tasks, answer_lifespan
 from ..upstream.contract import Upstream
 from .answers import Outgoing, end_badly, refuse, tell_health
@@ -123,7 +124,7 @@ class Gateway:
         exchange = Exchange.of(scope)
         exchange.everything_ours = True
         exchange.limits = self._limits
-        run = self.resources.current
+        run = self.resources.at(exchange.loop)
         if run is None:
             try:
                 run = await self._start()
@@ -140,6 +141,8 @@ class Gateway:
             run.in_flight -= 1
             if run.idle is not None and not run.in_flight:
                 run.idle.set()
+        if out.start is None and exchange.outcome == "client_left":
+            await farewell(send)  # a part inside noticed it and answered nothing
         return None
 
     async def _start(self) -> Run:

@@ -99,19 +99,22 @@ class Relay:
         exchange = Exchange.of(scope)
         if self._limits is not None:
             exchange.limits = self._limits
-        watch = Watch(receive, exchange.limits)
+        loop = exchange.loop
+        watch = Watch(receive, exchange.limits, loop)
         out = Outbound(exchange, scope, send, watch)
         try:
             with watch:
                 exchange.started = watch.progress
-                snapshot = self.resources.current or await self._start()
+                snapshot = self.resources.at(loop) or await self._start()
                 await self._serve(exchange, scope, receive, snapshot.current, out)
         except (ClientLeft, OSError):  # ASGI: a server may say so by an OSError from send
             exchange.outcome = "client_left"
+            if not out.started:
+                await last_resort.farewell(send)
         except GatewayError as error:
             await self._refuse(exchange, out, error)
         finally:
-            exchange.ended = watch.loop.time()
+            exchange.ended = loop.time()
             if exchange.outcome is None:
                 exchange.outcome = "cancelled"
         return None

@@ -86,6 +86,7 @@ class Call:
             content,
             length,
             channel.timeouts,
+            self.exchange.loop,
         )
 
     def _length(self, body: MultipartBody) -> int | None:

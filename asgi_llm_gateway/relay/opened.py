@@ -32,6 +32,8 @@ from .headers import first
 
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of a plain answer that is held whole; images come as base64."""
+MAX_INFLATED = 32 * 1024 * 1024
+"""Bytes of an answer that came compressed, which nobody asked for: it may be a bomb."""
 MAX_ERROR = 256 * 1024
 _BRACKET = ord("[")
 
@@ -85,7 +87,7 @@ async def open_answer(
         pieces = _plain(response, coding)
         return await _open_stream(response, pieces, dialect, hide_usage, first_token)
     if _is_json(kind, dialect, streamed=streamed):
-        body = await (_read(response, coding, MAX_ANSWER) if coding else response.read(MAX_ANSWER))
+        body = await (_read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER))
         check(body, dialect)
         return Whole(status, headers, body)
     if kind.startswith(b"text/html"):
@@ -194,7 +196,7 @@ async def _read(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
 
 
 def _plain(
-    response: UpstreamResponse, coding: bytes, limit: int = MAX_ANSWER
+    response: UpstreamResponse, coding: bytes, limit: int = MAX_INFLATED
 ) -> AsyncIterator[bytes]:
     """The body uncompressed, at most `limit` bytes of it: identity is asked for, but not every
     provider listens."""

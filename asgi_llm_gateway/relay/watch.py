@@ -40,16 +40,19 @@ class Watch:
     time is then the upload's to keep."""
     _ahead: asyncio.Task[Any] | None = None
 
-    def __init__(self, receive: Receive, limits: BodyLimits) -> None:
+    def __init__(
+        self, receive: Receive, limits: BodyLimits, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._receive = receive
+        self.loop = loop
         self._limits = limits
 
     def __enter__(self) -> Watch:
-        self.loop = loop = asyncio.get_running_loop()
+        loop = self.loop
         self._task = task = asyncio.current_task(loop)
         self._cancelling = task.cancelling() if task is not None else 0
         self._started = self.progress = loop.time()
-        self._sweep = look = sweep()
+        self._sweep = look = sweep(loop)
         look.add(self)
         return self
 

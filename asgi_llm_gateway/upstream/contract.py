@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -83,6 +84,8 @@ class UpstreamRequest:
     body: bytes | AsyncIterator[bytes] = b""
     content_length: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
+    loop: asyncio.AbstractEventLoop | None = None
+    """The running loop, if the sender knows it: Python 3.11 makes a system call to look it up."""
 
 
 class UpstreamResponse(Protocol):

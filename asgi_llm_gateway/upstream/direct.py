@@ -80,7 +80,7 @@ class DirectUpstream:
 
     async def send(self, request: UpstreamRequest) -> Answer:
         """See contract.Upstream; also raises InvalidRequest for what cannot be put into HTTP."""
-        loop = asyncio.get_running_loop()
+        loop = request.loop or asyncio.get_running_loop()
         here = self._latest
         if here is None or here.loop is not loop:
             here = self._enter(loop)

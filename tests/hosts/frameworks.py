@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio.lowlevel
 from fastapi import FastAPI
-from litestar import Litestar, asgi, get
+from litestar import Litestar, Router, asgi, get
 from litestar.middleware import DefineMiddleware
 from litestar.types import Receive as LitestarReceive
 from litestar.types import Scope as LitestarScope
@@ -49,7 +49,7 @@ def in_starlette(mount: str = "/v1", *, lifespan: bool = True, stamping: int = 0
     )
     for _ in range(stamping):
         app.add_middleware(Stamping)
-    return Hosted(app, provider, gateway, mount or "/v1")
+    return Hosted(app, provider, gateway, mount or "/v1", lifespan)
 
 
 def parts_in_starlette() -> Hosted:
@@ -58,7 +58,7 @@ def parts_in_starlette() -> Hosted:
     app = Starlette(routes=[Route("/hello", hello), Mount("/v1", app=relay)])
     app.add_middleware(Stamping)
     app.add_middleware(TokenAuthMiddleware, access_tokens=TOKENS)
-    return Hosted(app, provider, relay)
+    return Hosted(app, provider, relay, lifespan=False)
 
 
 def in_fastapi(mount: str = "/llm/v1") -> Hosted:
@@ -105,12 +105,16 @@ def in_litestar(mount: str = "/v1") -> Hosted:
 
 
 def parts_in_litestar() -> Hosted:
-    """On the mount's own layer, so that the host's other routes never see the part."""
+    """On a router's layer, so that the host's other routes never see the part.
+
+    Litestar takes the mount's prefix off the path before any middleware sees it.
+    """
     provider = Stepped()
     relay = Relay([channel_to(provider)])
-    auth = DefineMiddleware(TokenAuthMiddleware, access_tokens=TOKENS)
-    app = Litestar([litestar_hello, below("/v1", auth(relay))], logging_config=None)
-    return Hosted(app, provider, relay)
+    auth = DefineMiddleware(TokenAuthMiddleware, access_tokens=TOKENS, prefixes=["/"])
+    router = Router("/", route_handlers=[below("/v1", relay)], middleware=[auth])
+    app = Litestar([litestar_hello, router], logging_config=None)
+    return Hosted(app, provider, relay, lifespan=False)
 
 
 def by_prefix(prefix: str, inside: Any, app: Any) -> Any:
@@ -153,7 +157,7 @@ def parts_in_quart() -> Hosted:
     app = quart_app()
     inner = by_prefix("/v1", relay, app.asgi_app)
     app.asgi_app = TokenAuthMiddleware(inner, access_tokens=TOKENS)  # type: ignore[method-assign, assignment]
-    return Hosted(app, provider, relay)
+    return Hosted(app, provider, relay, lifespan=False)
 
 
 @functools.cache

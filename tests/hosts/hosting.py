@@ -81,15 +81,18 @@ def gateway_to(provider: Provider) -> Gateway:
 
 @dataclass
 class Hosted:
-    """A host's app with a gateway (or parts around a relay) inside, and the provider behind it."""
+    """A host's app with a gateway (or parts around a relay) inside, and the provider behind it.
+
+    The host has a route `/hello` of its own, which needs no token.
+    """
 
     app: Any
     provider: Stepped
     inside: Gateway | Relay
     base: str = "/v1"
     """What a client's base URL ends in."""
-    own: str = "/hello"
-    """A route of the host's own, which needs no token and says hello."""
+    lifespan: bool = True
+    """Whether the host starts and stops it."""
 
     @property
     def path(self) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import httpx
 import pytest
 
-from asgi_llm_gateway import Gateway
-from tests.asgi import STYLES, Style, call
+from tests.asgi import STYLES, Style
 from tests.asgi_lifespan import lifespan
 from tests.composition.provider import UNARY
 from tests.hosts.frameworks import HOSTS
-from tests.hosts.hosting import PIECES, Anything, Hosted, ask, chat, streaming
+from tests.hosts.hosting import PIECES, Hosted, ask, chat, streaming
 
 pytestmark = pytest.mark.usefixtures("quick")
 each_host = pytest.mark.parametrize("build", HOSTS.values(), ids=list(HOSTS))
@@ -38,8 +38,9 @@ async def test_a_plain_call_is_relayed_and_the_host_keeps_its_own_routes(build: 
         assert answer.header("x-request-id")
         assert hosted.provider.keys == ["Bearer sk-provider"]
         assert hosted.provider.asked == [chat()]
-        own = await call(hosted.app, "GET", hosted.own, may_write=Anything())
-        assert (own.status, own.body) == (200, b"hello")
+        transport = httpx.ASGITransport(hosted.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+            assert (await client.get("/hello")).text == "hello"
     await until_free(hosted)
 
 
@@ -77,7 +78,7 @@ async def test_events_arrive_one_by_one_as_the_provider_says_them(
                 assert b"".join(PIECES[:number]).startswith(b"".join(seen))
         assert [piece async for piece in stream] in ([], [b""])
     answer = stream.answer
-    assert answer.header("content-type", ).startswith("text/event-stream")
+    assert answer.header("content-type") == "text/event-stream"
     assert [message for message in answer.messages if message] == list(PIECES)
     await until_free(hosted)
 
@@ -104,10 +105,11 @@ async def test_a_caller_who_leaves_before_the_answer_leaves_nothing_open(
 ) -> None:
     hosted = build()
     hosted.provider.silent = "before head"
-    may_raise = "BaseHTTPMiddleware" in str(build)
+    # Starlette's own middlewares let the OSError of such a server's send go up.
+    strict = style == "strict"
     async with (
         lifespan(hosted.app),
-        streaming(hosted, style=style, may_raise=may_raise).open() as stream,
+        streaming(hosted, style=style, may_raise=strict).open() as stream,
     ):
         await hosted.provider.until(lambda: hosted.provider.open > 0)
         stream.leave()
@@ -143,10 +145,9 @@ async def test_many_calls_at_once_do_not_mix(build: Build) -> None:
 
 
 @each_host
-async def test_after_the_hosts_lifespan_the_gateway_has_stopped(build: Build) -> None:
+async def test_the_gateway_stops_with_the_host_that_was_given_its_lifespan(build: Build) -> None:
     hosted = build()
     async with lifespan(hosted.app):
         assert (await ask(hosted.app, hosted.path)).status == 200
         assert hosted.inside.resources.current is not None
-    stopped = hosted.inside.resources.current is None
-    assert stopped == (isinstance(hosted.inside, Gateway) and "without" not in str(build))
+    assert (hosted.inside.resources.current is None) == hosted.lifespan

@@ -67,7 +67,6 @@ NEVER_ANSWERED = [
     (b"connection", b"close, x-hop"),
     (b"x-hop", b"1"),
     (b"keep-alive", b"timeout=5"),
-    (b"content-length", b"99999"),
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-credentials", b"true"),
     (b"strict-transport-security", b"max-age=1"),
@@ -127,6 +126,8 @@ async def test_of_a_providers_headers_only_a_few_reach_the_caller(
     path: str, streamed: bool
 ) -> None:
     headers = [*NEVER_ANSWERED, *PASSED_BACK]
+    if path != "/v1/files":  # there the provider's length is told: the body goes out as it came
+        headers.append((b"content-length", b"99999"))
     upstream = FakeUpstream(
         Reply.stream(sse(chunk("a", finish="stop")), headers=headers)
         if streamed

@@ -170,6 +170,21 @@ async def test_leaving_in_the_middle_of_an_upload(style: Style, path: str) -> No
 
 
 @pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/files"])
+async def test_leaving_while_the_provider_takes_nothing_of_an_upload(
+    style: Style, path: str
+) -> None:
+    upstream = FakeUpstream(Reply(head=[HANG]))
+    upstream.read_bodies = False
+    relay = relay_to(upstream, passthrough=True)
+    headers = {**FORM, "transfer-encoding": "chunked"}
+    app, asked = called_by(relay), lambda: upstream.asked
+    answer = await leave_when(app, style, asked, path=path, body=slow_form(), headers=headers)
+    assert answer.exchange.outcome == "client_left"
+    await nothing_left(relay)
+
+
+@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("leave_after", ["before body", "during body"])
 async def test_leaving_before_the_body_is_in_asks_no_provider(
     style: Style, leave_after: Any, caplog: pytest.LogCaptureFixture
