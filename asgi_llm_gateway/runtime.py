@@ -12,7 +12,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -56,18 +56,26 @@ class Tasks:
         return len(self._tasks)
 
     def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start `work` in a task of its own; a failure nobody awaits is logged."""
+        """Start `work` in a task of its own; a failure is logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_log_failure)
         return task
 
     async def settle(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work` so that no number of cancels of the caller stops it halfway.
 
-        anyio's shield loses the work on a second native cancel; a task of its own does not.
+        A second native cancel gets through anyio's shield, and through no task of its own. What
+        `work` raises is raised here, or logged when the caller was cancelled meanwhile.
         """
-        return await asyncio.shield(self.keep(work))
+        task = self.keep(work)
+        task.remove_done_callback(_log_failure)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
 
     async def join(self, deadline: float) -> None:
         """Wait up to `deadline` seconds for what is still under way, then cancel it and say so."""
@@ -75,17 +83,16 @@ class Tasks:
         # More than once: work under way may still begin other work.
         while self._tasks and (left := until - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left)
-        late = set(self._tasks)
-        for task in late:
+        for task in (late := set(self._tasks)):
             log.error("gave up after %s s on %r", deadline, task.get_coro())
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=1.0)
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            log.error("background work failed", exc_info=failure)
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        log.error("background work failed", exc_info=failure)
 
 
 _kept = PerLoop(Tasks)
@@ -210,7 +217,7 @@ class Resources(Generic[T]):
             if opening.context is None:
                 await self._enter(opening)
             opening.holders += 1
-        return cast(T, opening.value)
+            return cast(T, opening.value)
 
     async def __aexit__(
         self,
@@ -252,7 +259,6 @@ def combine_lifespans(*lifespans: Callable[[Any], AbstractAsyncContextManager[An
     What each yields (a mapping or None) is merged into the state the host sees; None when no
     mapping was yielded, since a server need not have a lifespan state.
     """
-    from contextlib import AsyncExitStack, asynccontextmanager
 
     @asynccontextmanager
     async def combined(app: Any) -> Any:

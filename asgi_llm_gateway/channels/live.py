@@ -91,8 +91,9 @@ class LiveChannel:
         found = self._targets.get((path, model))
         if found is None:
             found = self.url(path, model)
-            if len(self._targets) < _REMEMBERED:
-                self._targets[(path, model)] = found
+            if len(self._targets) >= _REMEMBERED:  # callers choose models: it must not stay full
+                self._targets.clear()
+            self._targets[(path, model)] = found
         return found
 
     def url(self, path: str, model: str) -> tuple[Origin, str]:
@@ -108,14 +109,20 @@ class LiveChannel:
         """The headers every call with this key carries."""
         found = self._signed.get(key.fingerprint)
         if found is None:
+            if len(self._signed) >= _REMEMBERED:  # a pool may make a new key for every call
+                self._signed.clear()
             secret = None if key.secret == _KEYLESS else key.secret
             signed: Headers = auth_headers(self.provider, secret)
             found = self._signed[key.fingerprint] = (*signed, *self._fixed)
         return found
 
     def adopt(self, old: LiveChannel) -> None:
-        """After a reload: keys that were dead in the old channel stay dead in this one."""
-        if isinstance(self.pool, MemoryKeyPool) and isinstance(old.pool, MemoryKeyPool):
+        """After a reload: keys that were dead in the old channel stay dead in this one.
+
+        Not so when it leads elsewhere now: a key sent to the wrong place was refused for that.
+        """
+        same = old.provider is self.provider and old.config.base_url == self.config.base_url
+        if same and isinstance(self.pool, MemoryKeyPool) and isinstance(old.pool, MemoryKeyPool):
             self.pool.adopt(old.pool)
 
 

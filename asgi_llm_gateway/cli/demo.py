@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _DEAD, _GOOD = "sk-demo-dead", "sk-demo-good"
-_PACE = 80.0
+_PACE = 240.0
 """Tokens a second of the simulated model: slow enough to see, quick enough to wait for."""
 
 

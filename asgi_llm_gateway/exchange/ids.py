@@ -15,7 +15,8 @@ class RandomIds:
 
     def __init__(self) -> None:
         self._stock: list[str] = []
-        os.register_at_fork(after_in_child=self._stock.clear)
+        if hasattr(os, "register_at_fork"):  # Windows has neither
+            os.register_at_fork(after_in_child=self._stock.clear)
 
     def __call__(self) -> str:
         """32 hex digits."""

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.cors import cors
 from ..channels.channel import Channel
-from ..endpoints import below_mount
 from ..errors import ConfigurationError, Unavailable
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
@@ -34,6 +33,8 @@ log = logging.getLogger("asgi_llm_gateway.gateway")
 
 _LIVE, _READY = "/health/live", "/health/ready"
 _HEALTH = (_LIVE, _READY)
+_HEALTH_ENDS = (*_HEALTH, _LIVE + "/", _READY + "/")
+"""Litestar puts a slash at the end of every path below a mount."""
 
 
 class Run:
@@ -111,7 +112,7 @@ class Gateway:
         kind = scope["type"]
         if kind == "http":
             path: str = scope["path"]
-            if path.endswith(_HEALTH) and below_mount(path, scope.get("root_path", "")) in _HEALTH:
+            if path.endswith(_HEALTH_ENDS) and _is_health(path, scope.get("root_path", "")):
                 await self._tell_health(scope, send)
             else:
                 await self._entry(scope, receive, send)
@@ -167,7 +168,7 @@ class Gateway:
 
         A probe starts a gateway that was merely mounted: who is never ready is never called.
         """
-        if not scope["path"].endswith(_READY):
+        if not scope["path"].rstrip("/").endswith(_READY):
             return await tell_health(scope, send, "live", healthy=True)
         if self.resources.current is None:
             try:
@@ -252,3 +253,13 @@ class Gateway:
     ) -> None:
         """Let calls under way end, settle, close."""
         await self.resources.__aexit__(kind, failure, trace)
+
+
+def _is_health(path: str, root_path: str) -> bool:
+    """Whether a path that ends in a health route has nothing but the mount in front of it.
+
+    Of the mount's prefix the path may lack what a proxy took off (uvicorn leaves that in, hypercorn
+    does not), or all of it.
+    """
+    before, found, which = path.rstrip("/").rpartition("/health/")
+    return found + which in _HEALTH and root_path.endswith(before)

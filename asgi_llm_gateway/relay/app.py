@@ -37,8 +37,9 @@ class Relay:
 
     aliases: names callers may use for models. default_models: what a call without a model asks
     for, by endpoint. anonymous: pass-through also without a caller. max_attempts: tries of one
-    call, dead keys not counted. upstream: how channels without one of their own connect. Keys are
-    read when it starts (in a lifespan, else on the first call), not when it is built.
+    call; dead keys, and candidates a guard refuses, are not counted. upstream: how channels
+    without one of their own connect. Keys are read when it starts (in a lifespan, else on the
+    first call), not when it is built.
     """
 
     def __init__(
@@ -107,12 +108,17 @@ class Relay:
                 exchange.started = watch.progress
                 snapshot = self.resources.at(loop) or await self._start()
                 await self._serve(exchange, scope, receive, snapshot.current, out)
-        except (ClientLeft, OSError):  # ASGI: a server may say so by an OSError from send
+        except ClientLeft:
             exchange.outcome = "client_left"
             if not out.started:
                 await last_resort.farewell(send)
+        except OSError:
+            if not out.started:  # a guard's or a key pool's own, and nobody has left
+                raise
+            exchange.outcome = "client_left"  # ASGI 2.4: how send may say so
         except GatewayError as error:
             await self._refuse(exchange, out, error)
+            error.__traceback__ = None  # its frames lead back to the exchange that keeps it
         finally:
             exchange.ended = loop.time()
             if exchange.outcome is None:

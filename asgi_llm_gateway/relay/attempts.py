@@ -8,7 +8,8 @@ channels/judging.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from ..channels.index import Tiers
 from ..channels.judging import judge
 from ..channels.live import LiveChannel
 from ..errors import GatewayError, PoolTimeout, ProviderRefused, Unavailable
-from ..exchange.attempt import Attempt
+from ..exchange.attempt import Attempt, AttemptGuard
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
@@ -63,17 +64,17 @@ class Running:
     response: UpstreamResponse
     answer: Whole | Flow
 
-    async def close(self, exchange: Exchange, now: float, outcome: str) -> None:
-        """Give everything back; safe to call while the call is being cancelled."""
-        attempt = self.attempt
+    def close(self, exchange: Exchange, now: float, outcome: str) -> Coroutine[Any, Any, None]:
+        """Give everything back; safe to await while the call is being cancelled."""
+        attempt, guards = self.attempt, exchange.guards
         attempt.ended = now
-        if exchange.guards:
+        if guards:
             attempt.usage = exchange.usage
-            for guard in exchange.guards:
-                guard.after(attempt)
-        self.channel.pool.report(self.key, outcome)
-        if isinstance(self.answer, Flow):  # a whole answer was read to its end
-            await self.response.aclose()
+        # A whole answer was read to its end: there is nothing to close.
+        response = self.response if isinstance(self.answer, Flow) else None
+        return _give_back(
+            attempt, guards, self.channel, self.key, outcome=outcome, response=response
+        )
 
 
 async def first_to_answer(
@@ -103,17 +104,16 @@ async def first_to_answer(
             last = without_secret(failure, key)
             if not (verdict.retry or guarded):
                 raise last from None
+            failure.__traceback__ = None  # its frames lead back to the exchange that keeps it
         candidates.failed(channel, key.fingerprint)
-        if guarded:
-            counted += 1
+        if guarded or verdict.spend_channel:
             candidates.spend(channel)
-            continue
+        if guarded:
+            continue  # nothing was sent, and no channel is asked twice: it costs no attempt
         if verdict.drop_key:
             await channel.pool.remove(key, "the provider answered 401")
         else:
             counted += 1  # a dead key is never tried again, so it costs no attempt of the budget
-        if verdict.spend_channel:
-            candidates.spend(channel)
         if not plan.replayable():
             break
     raise told(last)
@@ -124,9 +124,7 @@ async def _try(
 ) -> Running:
     model = channel.upstream_model(plan.model)
     number = len(exchange.attempts) + 1
-    attempt = Attempt(
-        number, channel.name, channel.provider.name, model, key.fingerprint, clock()
-    )
+    attempt = Attempt(number, channel.name, channel.provider.name, model, key.fingerprint, clock())
     guarded = 0
     response: UpstreamResponse | None = None
     running = False
@@ -148,9 +146,29 @@ async def _try(
     finally:
         if not running:
             attempt.ended = clock()
-            for guard in exchange.guards[:guarded]:
-                guard.after(attempt)
-            channel.pool.report(key, "failed")
+            guards = exchange.guards[:guarded]
+            await _give_back(attempt, guards, channel, key, outcome="failed", response=response)
+
+
+async def _give_back(
+    attempt: Attempt,
+    guards: Sequence[AttemptGuard],
+    channel: LiveChannel,
+    key: Key,
+    *,
+    outcome: str,
+    response: UpstreamResponse | None,
+) -> None:
+    """Everything the attempt held, also when a guard or a key pool of the host's raises."""
+    try:
+        if guards:
+            with ExitStack() as told_in_order:
+                for guard in reversed(guards):
+                    told_in_order.callback(guard.after, attempt)
+    finally:
+        try:
+            channel.pool.report(key, outcome)
+        finally:
             if response is not None:
                 await response.aclose()
 

@@ -48,7 +48,7 @@ class Wanted:
         body = self.body
         assert isinstance(body, JSONBody)
         changes: dict[str, bytes] = {}
-        if model != self.asked or "model" not in body.members:
+        if model != self.asked or body.view.model is None:  # absent, or null: the default's
             changes["model"] = _INCLUDE(model)
         if ask_usage:
             options = body.get("stream_options") or {}

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..upstream.contract import UpstreamResponse
 from ..wire.inflate import Inflater, inflater
-from ..wire.sse import MAX_EVENT, WholeEvents
+from ..wire.sse import WholeEvents
 from ..wire.usage import Usage, usage_in
 from .headers import first
 
@@ -34,8 +34,12 @@ MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of a plain answer that is held whole; images come as base64."""
 MAX_INFLATED = 32 * 1024 * 1024
 """Bytes of an answer that came compressed, which nobody asked for: it may be a bomb."""
+MAX_PRELUDE = 1024 * 1024
+"""Bytes of comments before the first event of a stream; they are held until it comes."""
 MAX_ERROR = 256 * 1024
 _BRACKET = ord("[")
+_BOM = b"\xef\xbb\xbf"
+"""May stand before a stream's first event (WHATWG); clients' readers mostly do not expect it."""
 
 
 @dataclass(slots=True)
@@ -87,7 +91,8 @@ async def open_answer(
         pieces = _plain(response, coding)
         return await _open_stream(response, pieces, dialect, hide_usage, first_token)
     if _is_json(kind, dialect, streamed=streamed):
-        body = await (_read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER))
+        whole = _read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER)
+        body = await whole
         check(body, dialect)
         return Whole(status, headers, body)
     if kind.startswith(b"text/html"):
@@ -122,8 +127,9 @@ async def _open_stream(
                 events = whole.feed(piece)
                 held += events
                 if events and tap.opening(events):
+                    held = held.removeprefix(_BOM)
                     return Flow(response.status, response.headers, pieces, held, whole, tap)
-                if len(held) > MAX_EVENT:
+                if len(held) > MAX_PRELUDE:
                     raise BadAnswer("the provider's stream goes on and on without an event")
     except TimeoutError as exc:
         raise UpstreamTimeout(
@@ -132,6 +138,7 @@ async def _open_stream(
     rest = last_event(whole)
     held += rest
     if rest and tap.opening(rest):
+        held = held.removeprefix(_BOM)
         return Flow(response.status, response.headers, pieces, held, WholeEvents(), tap)
     raise BadAnswer("the provider's stream ended before its first event")
 

@@ -74,14 +74,14 @@ class UpstreamRequest:
 
     `headers` are complete but for `host`, `content-length` and `transfer-encoding`, which the
     upstream writes. A body that is an iterator is sent as it comes: with `content_length` if that
-    is known, else chunked.
+    is known, else chunked. Its repr shows neither: keys and prompts stay out of logs.
     """
 
     method: str
     origin: Origin
     target: str
-    headers: Headers = field(default_factory=list)
-    body: bytes | AsyncIterator[bytes] = b""
+    headers: Headers = field(default_factory=list, repr=False)
+    body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     content_length: int | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     loop: asyncio.AbstractEventLoop | None = None

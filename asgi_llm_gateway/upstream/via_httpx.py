@@ -5,17 +5,21 @@ Neither httpx nor httpx2 (same API, other classes) is imported before a client o
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import BadAnswer, ConfigurationError, Headers, InvalidRequest
+from ..runtime import kept_tasks
 from . import faults
 from .contract import UpstreamRequest
 from .deadlines import Budget
 
 __all__ = ["HttpxAnswer", "HttpxUpstream", "proxied"]
+
+T = TypeVar("T")
 
 
 class HttpxUpstream:
@@ -53,7 +57,8 @@ class HttpxUpstream:
                 timeout=(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.wait),
             )
             async with budget.limit("total", None):
-                response = await self._client.send(foreign, stream=True, follow_redirects=False)
+                sending = self._client.send(foreign, stream=True, follow_redirects=False)
+                response = await _apart(sending, undo=lambda response: response.aclose())
         except self._foreign as exc:
             raise faults.from_client(exc, in_body=False) from exc
         # httpx has one limit for every read; from here on the answer keeps its own.
@@ -118,12 +123,13 @@ class HttpxAnswer:
 
     async def aclose(self) -> None:
         """Give the connection back, or close it where the body was not read to its end."""
-        await self._response.aclose()
+        if not self._response.is_closed:
+            await kept_tasks().settle(self._response.aclose())
 
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
         try:
             async with self._budget.limit("idle", self._idle):
-                return await anext(pieces, None)
+                return await _apart(_first_of(pieces))
         except self._foreign as exc:
             raise faults.from_client(exc, in_body=True) from exc
 
@@ -147,6 +153,37 @@ def proxied(proxy_url: str) -> HttpxUpstream:
         )
 
     return HttpxUpstream(client)
+
+
+async def _apart(
+    work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]] | None = None
+) -> T:
+    """Await the client's `work` in a task of its own, which is cancelled once at the most.
+
+    A second cancel would end the client's cleaning up halfway, since anyio's shield does not keep
+    a native one off, and its pool would count the connection as in use for ever. `undo` gives back
+    what came of it although nobody waits any more.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        kept_tasks().keep(_given_up(task, undo))
+        raise
+
+
+async def _given_up(
+    task: asyncio.Task[T], undo: Callable[[T], Coroutine[Any, Any, None]] | None
+) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    failed = task.cancelled() or task.exception() is not None
+    if undo is not None and not failed:
+        await undo(task.result())
+
+
+async def _first_of(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
 
 
 def _headers(request: UpstreamRequest) -> Headers:

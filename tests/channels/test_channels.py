@@ -23,6 +23,7 @@ from asgi_llm_gateway.errors import (
     ProviderRefused,
     UpstreamTimeout,
 )
+from asgi_llm_gateway.keys.key import Key
 from asgi_llm_gateway.keys.pool import MemoryKeyPool
 from asgi_llm_gateway.upstream.contract import Timeouts
 from tests.upstreams import FakeUpstream, Reply, ask, channel_to
@@ -262,3 +263,24 @@ VERDICTS: list[tuple[GatewayError, Verdict]] = [
 @pytest.mark.parametrize(("failure", "verdict"), VERDICTS)
 def test_each_failure_has_its_verdict(failure: GatewayError, verdict: Verdict) -> None:
     assert judge(failure) == verdict
+
+
+async def test_a_reload_that_leads_elsewhere_forgets_which_keys_were_dead() -> None:
+    dead = MemoryKeyPool(["sk-one-11111111"])
+    await dead.remove(dead.all()[0], "the provider answered 401")
+    for base_url, left in (("https://wrong.test", 0), ("https://right.test", 1)):
+        old = live(base_url="https://wrong.test")
+        old.pool = dead
+        new = live(base_url=base_url, keys=["sk-one-11111111"])
+        new.adopt(old)
+        assert len(new.pool.all()) == left
+
+
+def test_what_is_remembered_by_model_or_key_is_bounded() -> None:
+    channel = live(base_url="https://one.test")
+    for number in range(3000):
+        channel.target("/chat/completions", f"m{number}")
+        channel.sign(Key(f"sk-{number:08}"))
+    assert len(channel._targets) <= 1024
+    assert len(channel._signed) <= 1024
+    assert ("/chat/completions", "m2999") in channel._targets

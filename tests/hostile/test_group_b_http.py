@@ -102,7 +102,6 @@ TRICKS = [
     "/v1/files/../chat/completions",
     "/health/live/../../v1/chat/completions",
     "/v1/health/live",
-    "/health/live/",
     "/health/ready/x",
     "/v1/chat/completions\x00",
     "/v1/chat/completions ",

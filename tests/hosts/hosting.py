@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,8 +127,3 @@ def streaming(hosted: Hosted, **how: Any) -> Driver:
     """A streamed call, to be opened."""
     how = {"body": chat(stream=True), "headers": HEADERS, "may_write": Anything(), **how}
     return Driver(hosted.app, "POST", hosted.path, **how)
-
-
-def documents(body: bytes) -> Iterable[Any]:
-    """The JSON documents of a stream's events."""
-    return [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: {")]

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from litestar import Litestar, Router, asgi
 from litestar.middleware import DefineMiddleware
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
@@ -20,7 +21,7 @@ from asgi_llm_gateway import Gateway, Relay, TokenAuthMiddleware, combine_lifesp
 from tests.asgi import call
 from tests.asgi_lifespan import lifespan
 from tests.composition.provider import UNARY
-from tests.hosts.frameworks import below, django_app, in_django
+from tests.hosts.frameworks import Stamping, below, django_app, in_django
 from tests.hosts.hosting import (
     PIECES,
     TOKEN,
@@ -61,11 +62,8 @@ async def test_one_gateway_mounted_twice_is_started_once_and_serves_both() -> No
 async def test_two_gateways_in_one_host_share_nothing() -> None:
     one, two = Stepped(), Stepped()
     first = gateway_to(one)
-    auth = TokenAuthMiddleware
-    second = Gateway(
-        [channel_to(two)],
-        middleware=[_middleware(auth, access_tokens={"sk-bob": {"name": "bob"}})],
-    )
+    auth = Middleware(TokenAuthMiddleware, access_tokens={"sk-bob": {"name": "bob"}})
+    second = Gateway([channel_to(two)], middleware=[auth])
     app = Starlette(
         routes=[Mount("/one/v1", app=first), Mount("/two/v1", app=second)],
         lifespan=combine_lifespans(first.lifespan, second.lifespan),
@@ -77,12 +75,6 @@ async def test_two_gateways_in_one_host_share_nothing() -> None:
         assert (await ask(app, "/one/v1" + COMPLETIONS, token="sk-bob")).status == 401
         assert first.relay.channels is not second.relay.channels
     assert (len(one.asked), len(two.asked)) == (1, 1)
-
-
-def _middleware(cls: Any, **how: Any) -> Any:
-    from starlette.middleware import Middleware
-
-    return Middleware(cls, **how)
 
 
 async def test_a_hosts_lifespan_and_the_gateways_run_together_and_the_hosts_state_is_seen() -> None:
@@ -130,6 +122,18 @@ async def test_a_host_whose_start_fails_leaves_the_gateway_stopped() -> None:
     assert gateway.resources.current is None
 
 
+async def test_who_leaves_while_a_part_reads_the_body_raises_nothing_in_the_host() -> None:
+    """BaseHTTPMiddleware raises RuntimeError when what it wraps answers nothing."""
+    tokens = {TOKEN: {"name": "alice", "models": ["m"]}}  # to look at the model is to read
+    auth = Middleware(TokenAuthMiddleware, access_tokens=tokens)
+    gateway = Gateway([channel_to(Stepped())], middleware=[auth])
+    app = Starlette(routes=[Mount("/v1", app=gateway)], middleware=[Middleware(Stamping)])
+    body = [chat()[:10], chat()[10:]]
+    answer = await ask(app, "/v1" + COMPLETIONS, body=body, leave_after="during body")
+    assert answer.exception is None
+    assert answer.left
+
+
 async def test_in_an_app_mounted_in_an_app_it_starts_by_itself() -> None:
     """Starlette runs no lifespan of what is mounted; only the outermost app's."""
     provider = Stepped()
@@ -153,15 +157,16 @@ async def test_a_mount_by_host_name_serves_below_v1() -> None:
 
 @pytest.mark.parametrize("taken_off", [True, False])
 async def test_behind_a_proxy_that_serves_the_host_below_a_path(taken_off: bool) -> None:
-    """FastAPI(root_path=...): the proxy may or may not have taken its prefix off the path."""
+    """The server's --root-path; the path it hands over has it (uvicorn) or not (hypercorn)."""
     provider = Stepped()
     gateway = gateway_to(provider)
-    app = FastAPI(root_path="/behind")
+    app = FastAPI()
     app.mount("/llm/v1", gateway)
     path = "/llm/v1" if taken_off else "/behind/llm/v1"
-    assert (await ask(app, path + COMPLETIONS)).body == UNARY
-    assert (await ask(app, path + COMPLETIONS, token=None)).status == 401
-    assert await ready(app, path + "/health/ready") == 200
+    behind = {"root_path": "/behind"}
+    assert (await ask(app, path + COMPLETIONS, **behind)).body == UNARY
+    assert (await ask(app, path + COMPLETIONS, token=None, **behind)).status == 401
+    assert await ready(app, path + "/health/ready", **behind) == 200
 
 
 async def test_django_is_answered_by_the_gateway_only_below_the_prefix() -> None:

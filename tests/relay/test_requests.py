@@ -390,3 +390,11 @@ async def test_an_upload_that_stops_is_given_up() -> None:
     assert answer.status == 408
     openai_error(answer)
     await nothing_left(relay)
+
+
+async def test_a_model_that_is_null_goes_out_as_the_default_that_was_checked() -> None:
+    upstream = FakeUpstream(Reply.json({"results": []}))
+    limited = called_by(relay_to(upstream), Caller("a", "t", models=("text-moderation-latest",)))
+    answer = await ask(limited, {"model": None, "input": "x"}, "/v1/moderations")
+    assert answer.status == 200
+    assert upstream.asked[0].json["model"] == "text-moderation-latest"

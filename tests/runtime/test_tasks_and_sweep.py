@@ -155,3 +155,29 @@ async def test_one_that_fails_does_not_stop_the_others() -> None:
 
 async def test_a_loop_has_one_sweep() -> None:
     assert sweep() is sweep()
+
+
+async def test_a_failure_of_settling_is_raised_and_logged_only_where_nobody_hears_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks, go = Tasks(), asyncio.Event()
+
+    async def work() -> None:
+        await go.wait()
+        raise ZeroDivisionError
+
+    caller = asyncio.ensure_future(tasks.settle(work()))
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(ZeroDivisionError):
+        await caller
+    assert not caplog.records
+    go.clear()
+    caller = asyncio.ensure_future(tasks.settle(work()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    go.set()
+    await asyncio.wait({caller})
+    await tasks.join(1.0)
+    await asyncio.sleep(0)
+    assert [record.getMessage() for record in caplog.records] == ["background work failed"]

@@ -323,3 +323,30 @@ def test_httpx_is_imported_by_the_first_call_through_a_proxy_only():
         "assert not {'httpx', 'httpcore', 'httpx2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("begins", [begins_and_stalls, silent])
+async def test_a_second_cancel_leaves_no_connection_counted_as_in_use(library, tls, begins):
+    client = library.AsyncClient(verify=tls, limits=library.Limits(max_connections=1))
+    upstream = HttpxUpstream(client, aclose_client=True)
+
+    async def read_all(server):
+        answer = await upstream.send(server.get())
+        try:
+            async for _ in answer:
+                pass
+        finally:
+            await answer.aclose()
+
+    async with serve(begins) as server:
+        for count in range(1, 4):  # with one connection allowed, a lost one would starve the next
+            reading = asyncio.ensure_future(read_all(server))
+            assert await until(lambda count=count: server.accepted == count)
+            await asyncio.sleep(0.02)
+            reading.cancel()
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait({reading})
+            assert reading.cancelled()
+            assert await until(lambda: not client._transport._pool.connections)
+    await upstream.aclose()
