@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .auth.token import AccessToken
     from .channels.channel import Channel
     from .errors import ConfigurationError, GatewayError
-    from .exchange.limits import BodyLimits
     from .exchange.caller import Caller
+    from .exchange.limits import BodyLimits
     from .exchange.record import Exchange
     from .gateway import Gateway
     from .relay import Relay

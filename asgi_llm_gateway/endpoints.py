@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import unquote
 
 Bodies = Literal["json", "multipart", "stream"]
 Kind = Literal["call", "models", "proxy", "known", "unknown"]
@@ -120,6 +121,21 @@ def below_mount(path: str, root_path: str) -> str:
     return path
 
 
+def root_path_of(scope: Any) -> str:
+    """Where the app is mounted: `root_path`, or what a host took off the path without a word.
+
+    Litestar takes a mount's prefix off, ends the rest in a slash and leaves `root_path` empty; only
+    `raw_path` still has it. It says no more than where we are: the endpoint goes by `path` alone.
+    """
+    root_path: str = scope.get("root_path", "")
+    path: str = scope["path"]
+    raw: bytes | None = scope.get("raw_path")
+    if root_path or not raw or len(raw) <= len(path):
+        return root_path
+    whole, tail = unquote(raw.decode("latin-1")).rstrip("/"), path.rstrip("/")
+    return whole[: len(whole) - len(tail)] if whole.endswith(tail) else ""
+
+
 def find(path: str, root_path: str = "", headers: Iterable[tuple[bytes, bytes]] = ()) -> Endpoint:
     """The endpoint of a request; `UNKNOWN` (with a dialect) for what is none of ours."""
     tail = below_mount(path, root_path)
@@ -137,7 +153,7 @@ def find(path: str, root_path: str = "", headers: Iterable[tuple[bytes, bytes]] 
 
 def endpoint_of(scope: Any) -> Endpoint:
     """`find` for an ASGI scope."""
-    return find(scope["path"], scope.get("root_path", ""), scope["headers"])
+    return find(scope["path"], root_path_of(scope), scope["headers"])
 
 
 def _search(tail: str) -> Endpoint:

@@ -16,10 +16,10 @@ from ..errors import (
     ConfigurationError,
     GatewayError,
     PermissionDenied,
-    render,
 )
 from ..exchange.caller import Caller
 from ..exchange.record import PREFIXES, Exchange
+from ..exchange.telling import farewell, refuse
 from .cache import ResultCache
 from .client_ip import Network, TrustedProxies
 from .credential import credential_of
@@ -135,7 +135,7 @@ class TokenAuthMiddleware:
             return await _refuse(error, exchange, scope, receive, send)
         except ClientLeft:
             exchange.outcome = "client_left"
-            return None
+            return await farewell(send)
         return await self.app(scope, receive, send)
 
     def _known(self, scope: Scope, exchange: Exchange, tokens: MemoryTokenStore) -> Caller:
@@ -247,15 +247,9 @@ async def _refuse(
     error: GatewayError, exchange: Exchange, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer in the caller's dialect; a WebSocket is closed before it was accepted."""
+    if scope["type"] != "websocket":
+        return await refuse(exchange, scope, send, error)
     exchange.outcome = "refused"
-    if scope["type"] == "websocket":
-        if (await receive())["type"] == "websocket.connect":
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
-        return
-    request_id = exchange.request_id(scope)
-    status, headers, body = render(error, exchange.endpoint.dialect, request_id)
-    exchange.status = status
-    headers.append((b"x-request-id", request_id.encode("ascii")))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    answer = b"" if scope["method"] == "HEAD" else body
-    await send({"type": "http.response.body", "body": answer, "more_body": False})
+    if (await receive())["type"] == "websocket.connect":
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
+    return None

@@ -56,9 +56,7 @@ class Channel:
         if not 0 < self.weight < math.inf:
             raise ConfigurationError(f"{where}: weight must be above 0 and finite")
         if self.choose_key not in CHOOSERS:
-            raise ConfigurationError(
-                f"{where}: choose_key is one of {', '.join(sorted(CHOOSERS))}"
-            )
+            raise ConfigurationError(f"{where}: choose_key is one of {', '.join(sorted(CHOOSERS))}")
         if not (self.models or self.model_mapping or self.passthrough):
             raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
         _check_headers(self.headers, where)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ..endpoints import Endpoint, below_mount, endpoint_of
+from ..endpoints import Endpoint, below_mount, endpoint_of, find, root_path_of
 from ..errors import AuthenticationFailed, Headers
 from ..runtime import Tasks, kept_tasks
 from ..wire.usage import Usage
@@ -74,9 +74,9 @@ class Exchange:
     back here, and a cycle a call is what makes the garbage collector cost more than the call."""
 
     def __init__(self, scope: Any, started: float = 0.0) -> None:
-        self.root_path: str = scope.get("root_path", "")
+        self.root_path: str = root_path_of(scope)
         self.path: str = scope["path"]
-        self.endpoint: Endpoint = endpoint_of(scope)
+        self.endpoint: Endpoint = find(self.path, self.root_path, scope["headers"])
         self.started = started
         self.attempts: list[Attempt] = []
         self.guards: list[AttemptGuard] = []
@@ -89,8 +89,8 @@ class Exchange:
         exchange: Exchange | None = scope.get(SCOPE_KEY)
         if exchange is None:
             exchange = scope[SCOPE_KEY] = cls(scope)
-        elif exchange.root_path != scope.get("root_path", "") or exchange.path != scope["path"]:
-            exchange.root_path = scope.get("root_path", "")
+        elif exchange.root_path != root_path_of(scope) or exchange.path != scope["path"]:
+            exchange.root_path = root_path_of(scope)
             exchange.path = scope["path"]
             exchange.endpoint = endpoint_of(scope)
         return exchange
@@ -139,8 +139,8 @@ class Exchange:
         """Whether a part should act on this request at all."""
         if self.everything_ours:
             return True
-        path = below_mount(scope["path"], scope.get("root_path", ""))
-        root = scope.get("root_path", "")
+        root = root_path_of(scope)
+        path = below_mount(scope["path"], root)
         return any(p == path or path.startswith(p + "/") or p + "/" in root + "/" for p in prefixes)
 
     def require_caller(self, part: str) -> Caller:

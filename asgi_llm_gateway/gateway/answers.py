@@ -10,41 +10,27 @@ from typing import Any
 
 from starlette.types import Message, Scope, Send
 
-from ..errors import ClientLeft, GatewayError, Headers, MethodNotAllowed, render, stream_event
+from ..errors import ClientLeft, GatewayError, Headers, MethodNotAllowed, stream_event
 from ..exchange.record import Exchange
+from ..exchange.telling import answer, refuse
 
 log = logging.getLogger("asgi_llm_gateway.gateway")
-
-
-async def refuse(scope: Scope, send: Send, error: GatewayError) -> None:
-    """Tell the caller about `error` in its dialect."""
-    exchange = Exchange.of(scope)
-    request_id = exchange.request_id(scope)
-    status, headers, body = render(error, exchange.endpoint.dialect, request_id)
-    exchange.outcome, exchange.status = exchange.outcome or "refused", status
-    await _answer(scope, send, status, headers, body)
 
 
 async def tell_health(scope: Scope, send: Send, state: str, *, healthy: bool) -> None:
     """Answer a probe: 200 when healthy, else 503, and the state in words."""
     if scope["method"] not in ("GET", "HEAD"):
-        return await refuse(
-            scope, send, MethodNotAllowed("health is asked for with GET", allow=("GET", "HEAD"))
-        )
+        error = MethodNotAllowed("health is asked for with GET", allow=("GET", "HEAD"))
+        return await refuse(Exchange.of(scope), scope, send, error)
     body = json.dumps({"status": state}).encode()
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
     ]
-    await _answer(scope, send, 200 if healthy else 503, headers, body)
+    status = 200 if healthy else 503
+    await answer(Exchange.of(scope), scope, send, status, headers, body)
     return None
-
-
-async def _answer(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:
-    headers.append((b"x-request-id", Exchange.of(scope).request_id(scope).encode("ascii")))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 class Outgoing:
@@ -96,7 +82,7 @@ async def end_badly(scope: Scope, out: Outgoing, failure: Exception) -> None:
     error = failure if isinstance(failure, GatewayError) else GatewayError("internal error")
     with suppress(OSError):  # the caller may have gone meanwhile
         if out.start is None:
-            await refuse(scope, out.send, error)
+            await refuse(exchange, scope, out.send, error)
         elif not out.ended and out.streams_events:
             event = stream_event(error, exchange.endpoint.dialect, request_id)
             await out.send({"type": "http.response.body", "body": event, "more_body": True})

@@ -18,11 +18,11 @@ from ..channels.channel import Channel
 from ..errors import ConfigurationError, Unavailable
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
+from ..exchange.telling import farewell, refuse
 from ..relay import Relay
-from ..relay.last_resort import farewell
 from ..runtime import Resources, Tasks, answer_lifespan
 from ..upstream.contract import Upstream
-from .answers import Outgoing, end_badly, refuse, tell_health
+from .answers import Outgoing, end_badly, tell_health
 from .compose import checked, compose
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Gateway:
             try:
                 run = await self._start()
             except Unavailable as refusal:
-                return await refuse(scope, send, refusal)
+                return await refuse(exchange, scope, send, refusal)
         exchange.tasks = run.tasks
         out = Outgoing(send)
         run.in_flight += 1

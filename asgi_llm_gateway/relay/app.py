@@ -16,6 +16,7 @@ from ..errors import AuthenticationFailed, ClientLeft, ConfigurationError, Gatew
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..exchange.snapshot import Snapshot
+from ..exchange.telling import farewell
 from ..runtime import Resources, answer_lifespan
 from ..upstream.contract import Upstream
 from ..upstream.direct import DirectUpstream
@@ -75,9 +76,7 @@ class Relay:
         """The channels of the moment; None before the start."""
         return self._table.current if self._table else None
 
-    def reload(
-        self, channels: Sequence[Channel], aliases: Mapping[str, str] | None = None
-    ) -> None:
+    def reload(self, channels: Sequence[Channel], aliases: Mapping[str, str] | None = None) -> None:
         """Serve calls that begin from now on by these channels.
 
         Raises ConfigurationError, and changes nothing, when they cannot work. Keys that were dead
@@ -111,7 +110,7 @@ class Relay:
         except ClientLeft:
             exchange.outcome = "client_left"
             if not out.started:
-                await last_resort.farewell(send)
+                await farewell(send)
         except OSError:
             if not out.started:  # a guard's or a key pool's own, and nobody has left
                 raise
@@ -189,9 +188,7 @@ class Relay:
         names: frozenset[bytes],
     ) -> None:
         clock = out.watch.loop.time
-        running = await first_to_answer(
-            exchange, plan, tiers, self._max_attempts, self._rng, clock
-        )
+        running = await first_to_answer(exchange, plan, tiers, self._max_attempts, self._rng, clock)
         exchange.first_byte = clock()
         try:
             await out.relay(running, names)

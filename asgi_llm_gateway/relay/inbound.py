@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import msgspec
 
 from ..dialects.base import Dialect
-from ..errors import InvalidRequest, NotSupported, PermissionDenied
 from ..dialects.registry import DIALECTS
 from ..endpoints import Endpoint
-from ..exchange.body import Body, JSONBody, MultipartBody
+from ..errors import InvalidRequest, NotSupported, PermissionDenied
+from ..exchange.body import Body, JSONBody
 from ..exchange.record import Exchange
 
 DEFAULT_MODELS: Mapping[str, str] = {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any
-
 from ..errors import GatewayError, MethodNotAllowed, NotFound, NotSupported
 from ..exchange.record import Exchange
 
@@ -35,18 +32,6 @@ def base(root_path: str) -> str:
     """The path a client's base URL ends in, below this mount."""
     versioned = root_path.endswith(("/v1", "/v1beta"))
     return root_path if versioned else f"{root_path}/v1"
-
-
-async def farewell(send: Any) -> None:
-    """The answer to a caller who left before there was one; 499 is nginx's word for it.
-
-    Nobody hears it, but a host may stand between: starlette's BaseHTTPMiddleware (`@app.middleware`
-    in FastAPI) raises RuntimeError through the host's app when what it wraps answers nothing.
-    """
-    with suppress(OSError):  # how a server may say that nobody hears it (ASGI 2.4)
-        headers = [(b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 499, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _shown(text: str) -> str:

@@ -72,9 +72,7 @@ class Outbound:
             headers.append((b"x-request-id", exchange.request_id(self._scope).encode()))
             self.started = True
             send = self._send
-            await send(
-                {"type": "http.response.start", "status": answer.status, "headers": headers}
-            )
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             if len(body) > _FITS:
                 self.watch.sending_since = self.watch.loop.time()
             await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -87,9 +87,7 @@ def tiers(exchange: Exchange, table: ChannelTable, *, anonymous: bool) -> Tiers:
     found = table.passthrough(exchange.caller)
     endpoint = exchange.endpoint
     if endpoint.kind == "proxy":
-        found = tuple(
-            (c,) for tier in found for c in tier if c.name == endpoint.channel
-        )
+        found = tuple((c,) for tier in found for c in tier if c.name == endpoint.channel)
         if not found:
             raise NotFound("no such channel takes this call", code="channel_not_found")
     if not found:
@@ -115,4 +113,3 @@ def _query(raw: bytes) -> str:
         raise InvalidRequest("the query has more than 100 fields") from exc
     kept = [(name, value) for name, value in pairs if name != "key"]
     return "?" + urlencode(kept) if kept else ""
-

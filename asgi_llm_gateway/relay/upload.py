@@ -12,7 +12,6 @@ from ..exchange.body import pieces
 from ..exchange.limits import BodyLimits
 from .watch import Receive, Watch
 
-
 _HELD = 256 * 1024
 """Bytes read ahead at the most while the provider takes nothing."""
 

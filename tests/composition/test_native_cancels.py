@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from starlette.applications import Starlette
 
 from tests.asgi import STARLETTE, Driver, call
