@@ -12,6 +12,8 @@ from ..keys.choosing import CHOOSERS
 from ..keys.pool import KeyPool
 from ..upstream.contract import Timeouts, Upstream
 
+_TIMEOUTS = Timeouts()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
@@ -36,7 +38,7 @@ class Channel:
     priority: int = 0
     weight: float = 1
     groups: Sequence[str] = ("default",)
-    timeouts: Timeouts | Mapping[str, float | None] = Timeouts()
+    timeouts: Timeouts | Mapping[str, float | None] = _TIMEOUTS
     choose_key: str = "random"
     passthrough: bool = False
     paths: Mapping[str, str] = field(default_factory=dict)

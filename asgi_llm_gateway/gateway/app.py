@@ -101,6 +101,9 @@ class Gateway:
         )
         self._app, self.parts = compose(checked(middleware), self.relay)
         self._entry: ASGIApp = cors(self._serve, cors_origins)
+        self._open_to_all = not anonymous and not any(
+            getattr(part, "role", None) == "auth" for part in self.parts
+        )
         self._limits = limits or BodyLimits()
         self._configuration: Configuration | None = None
         self._shutdown_timeout = shutdown_timeout
@@ -216,6 +219,11 @@ class Gateway:
         """Parts outermost first, then the relay; closed in reverse, once calls have ended."""
         loop = asyncio.get_running_loop()
         run = Run()
+        if self._open_to_all:
+            log.warning(
+                "no part names callers: whoever reaches this gateway may call. Add "
+                "Middleware(TokenAuthMiddleware, ...), or say anonymous=True if that is meant"
+            )
         async with AsyncExitStack() as stack:
             for part in (*self.parts, self.relay):
                 resources = getattr(part, "resources", None)

@@ -13,6 +13,7 @@ from ..channels.channel import Channel
 from ..channels.index import ChannelTable, Tiers
 from ..channels.live import LiveChannel
 from ..errors import AuthenticationFailed, ClientLeft, ConfigurationError, GatewayError
+from ..exchange.body import JSONBody, too_large
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..exchange.snapshot import Snapshot
@@ -62,6 +63,7 @@ class Relay:
         self._anonymous = anonymous
         self._limits = limits
         self._max_attempts = max_attempts
+        self._given = upstream is not None
         self._upstream: Upstream = upstream or DirectUpstream()
         self._proxies: dict[str, Upstream] = {}
         self._environ = environ
@@ -160,13 +162,17 @@ class Relay:
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
                 body = exchange.body or await exchange.read(scope, receive, out.watch)
+                if isinstance(body, JSONBody) and len(body.raw) > exchange.limits.max_bytes:
+                    raise too_large(exchange.limits)  # an outer part read it by its own limits
                 wanted = understand(exchange, body, table.aliases, self._defaults)
                 tiers = table.tiers(wanted.model, endpoint.name, exchange.caller)
                 call = Call(exchange, wanted, scope, out.watch)
                 if endpoint.body != "json":
                     call.form(scope, receive, out.watch)
                 return await self._run(exchange, call, tiers, out, TO_CALLER)
-            if endpoint.kind == "models" and (method in endpoint.methods or not tiers_of(table)):
+            if endpoint.kind == "models" and (
+                method in endpoint.methods or not takes_any_path(table)
+            ):
                 headers, listing = models.answer(exchange, method, table)
                 await out.start(200, headers)
                 await out.body(b"" if method == "HEAD" else listing, more=False)
@@ -224,7 +230,8 @@ class Relay:
         try:
             yield self._table
         finally:
-            await self._upstream.aclose()
+            if not self._given:
+                await self._upstream.aclose()
             for upstream in self._proxies.values():
                 await upstream.aclose()
 
@@ -238,6 +245,6 @@ def let_by(part: str, root_path: str) -> AuthenticationFailed:
     )
 
 
-def tiers_of(table: ChannelTable) -> Tiers:
-    """Channels that take any path, whoever calls."""
-    return tuple((c,) for c in table.channels if c.config.passthrough)
+def takes_any_path(table: ChannelTable) -> bool:
+    """Whether there is a channel for pass-through, whoever calls."""
+    return any(c.config.passthrough for c in table.channels)

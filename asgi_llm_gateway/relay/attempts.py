@@ -28,6 +28,8 @@ from .opened import Flow, Whole
 log = logging.getLogger("asgi_llm_gateway.relay")
 
 Clock = Callable[[], float]
+_MOST_DEAD_KEYS = 64
+"""Dead keys one call may find before they count as attempts."""
 RETRY_AFTER = 5.0
 """Seconds a caller is told to wait when nothing healthy is left."""
 _SECRET = 8
@@ -112,8 +114,8 @@ async def first_to_answer(
             continue  # nothing was sent, and no channel is asked twice: it costs no attempt
         if verdict.drop_key:
             await channel.pool.remove(key, "the provider answered 401")
-        else:
-            counted += 1  # a dead key is never tried again, so it costs no attempt of the budget
+        # A dead key is gone for good, so it costs no attempt, unless a pool has no end of them.
+        counted += not verdict.drop_key or len(exchange.attempts) >= _MOST_DEAD_KEYS
         if not plan.replayable():
             break
     raise told(last)

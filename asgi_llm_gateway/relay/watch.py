@@ -79,6 +79,8 @@ class Watch:
 
     def tick(self, now: float) -> None:
         """Called by the sweep."""
+        if self.sending_since is not None and now - self.sending_since > _WRITE_TIMEOUT:
+            self.stop(ClientLeft())
         if not self._begun:
             if self.look_ahead is not None:
                 self._ahead = self.look_ahead()
@@ -88,12 +90,11 @@ class Watch:
                 self.stop(RequestTimeout("the request body did not arrive in time"))
         elif self._listener is None and now - self.progress > _PATIENCE:
             self._listener = self.loop.create_task(self._listen())
-        if self.sending_since is not None and now - self.sending_since > _WRITE_TIMEOUT:
-            self.stop(ClientLeft())
 
     async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        while (await self._receive())["type"] != "http.disconnect":  # noqa: ASYNC110
+            # A host whose receive never waits must not hold the loop.
+            await asyncio.sleep(0)
         self.stop(ClientLeft())
 
     def stop(self, reason: Exception) -> None:

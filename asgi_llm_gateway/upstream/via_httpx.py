@@ -12,7 +12,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 from ..errors import BadAnswer, ConfigurationError, Headers, InvalidRequest
-from ..runtime import kept_tasks
+from ..runtime import PerLoop, kept_tasks
 from . import faults
 from .contract import UpstreamRequest
 from .deadlines import Budget
@@ -31,25 +31,24 @@ class HttpxUpstream:
     """
 
     def __init__(self, client: Any, *, aclose_client: bool = False) -> None:
-        self._factory: Callable[[], Any] | None = None
-        self._client: Any = None
-        self._foreign: tuple[type[Exception], ...] = ()
-        self._ours = aclose_client
-        if hasattr(client, "build_request"):
-            self._adopt(client)
-        else:
-            self._factory = client
-            self._ours = True
+        given = hasattr(client, "build_request")
+        if given:
+            _foreign_errors(client)  # refused now, not at the first call
+        self._factory: Callable[[], Any] = (lambda: client) if given else client
+        self._ours = aclose_client or not given
+        self._here: PerLoop[_Here] = PerLoop(_Here)
 
     async def send(self, request: UpstreamRequest) -> HttpxAnswer:
         """See contract.Upstream; also raises InvalidRequest for what the client refuses to send."""
-        if self._client is None:
-            assert self._factory is not None
-            self._adopt(self._factory())
+        here = self._here.get()
+        client = here.client
+        if client is None:
+            client = here.client = self._factory()
+            here.foreign = _foreign_errors(client)
         timeouts = request.timeouts
         budget = Budget(timeouts.total)
         try:
-            foreign = self._client.build_request(
+            foreign = client.build_request(
                 request.method,
                 f"{request.origin.scheme}://{request.origin.netloc}{request.target}",
                 headers=_headers(request),
@@ -57,25 +56,27 @@ class HttpxUpstream:
                 timeout=(timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.wait),
             )
             async with budget.limit("total", None):
-                sending = self._client.send(foreign, stream=True, follow_redirects=False)
+                sending = client.send(foreign, stream=True, follow_redirects=False)
                 response = await _apart(sending, undo=lambda response: response.aclose())
-        except self._foreign as exc:
+        except here.foreign as exc:
             raise faults.from_client(exc, in_body=False) from exc
         # httpx has one limit for every read; from here on the answer keeps its own.
         foreign.extensions.get("timeout", {})["read"] = None
-        return HttpxAnswer(response, self._foreign, timeouts.idle, budget)
+        return HttpxAnswer(response, here.foreign, timeouts.idle, budget)
 
     async def aclose(self) -> None:
-        """Close the client, if it is ours; one from a factory is made anew by the next call."""
-        client = self._client
+        """Close the running loop's client, if it is ours; the next call makes it anew."""
+        here = self._here.get()
+        client, here.client = here.client, None
         if client is not None and self._ours:
-            if self._factory is not None:
-                self._client = None
             await client.aclose()
 
-    def _adopt(self, client: Any) -> None:
-        self._client = client
-        self._foreign = _foreign_errors(client)
+
+class _Here:
+    """The client of one event loop: its connections belong to that loop."""
+
+    client: Any = None
+    foreign: tuple[type[Exception], ...] = ()
 
 
 class HttpxAnswer:

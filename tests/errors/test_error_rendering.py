@@ -45,7 +45,7 @@ def tree(kind: type[BaseException]) -> dict[str, type[GatewayError]]:
     """Every class below (and with) this one, by name."""
     out = {kind.__name__: kind}
     for sub in kind.__subclasses__():
-        if sub.__module__ == errors.__name__:
+        if sub.__module__ == f"{errors.__name__}.tree":
             out |= tree(sub)
     return out  # type: ignore[return-value]
 

@@ -114,7 +114,9 @@ async def test_a_websocket_is_closed_and_unknown_scopes_raise() -> None:
 
 
 def failing(error: Exception, at: int | None = None) -> Gateway:
-    return Gateway([channel()], middleware=[Middleware(Failing, error=error, at=at)])
+    return Gateway(
+        [channel()], middleware=[Middleware(Failing, error=error, at=at)], anonymous=True
+    )
 
 
 @pytest.mark.parametrize(

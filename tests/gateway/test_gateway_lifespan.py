@@ -19,7 +19,9 @@ from tests.gateway.toys import Opened, channel, chat, streaming
 
 def diarised(diary: list[str], *names: str) -> Gateway:
     return Gateway(
-        [channel()], middleware=[Middleware(Opened, name=name, diary=diary) for name in names]
+        [channel()],
+        middleware=[Middleware(Opened, name=name, diary=diary) for name in names],
+        anonymous=True,
     )
 
 
@@ -208,3 +210,15 @@ async def test_what_calls_left_to_settle_is_settled_before_resources_close() -> 
 
 def test_nothing_is_read_or_opened_by_construction() -> None:
     Gateway([Channel(name="a", provider="openai", keys=["env:NOT_THERE"], models=["*"])])
+
+
+async def test_a_gateway_without_a_part_that_names_callers_says_so_when_it_starts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Gateway([channel()]):
+        pass
+    assert "whoever reaches this gateway may call" in caplog.text
+    caplog.clear()
+    async with Gateway([channel()], anonymous=True):
+        pass
+    assert not caplog.text
