@@ -141,7 +141,12 @@ class Exchange:
             return True
         root = root_path_of(scope)
         path = below_mount(scope["path"], root)
-        return any(p == path or path.startswith(p + "/") or p + "/" in root + "/" for p in prefixes)
+        for prefix in prefixes:
+            if path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
+                return True
+            if root and prefix + "/" in root + "/":
+                return True
+        return False
 
     def require_caller(self, part: str) -> Caller:
         """The caller, or the refusal of a part that cannot do its work without one."""

@@ -67,22 +67,27 @@ def _is_compact(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
 def _is_spaced(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
     """Whether `raw` is these members as Python's json.dumps writes them.
 
-    Its bytes are compared, since a repeated member can be as long as the spaces are.
+    Where each must stand is known from those before it, and what stands there is looked at, since
+    a repeated member can be as long as the spaces are.
     """
     if len(members) > 32 or len("".join(members)) > 1024:
         return False  # a stranger's names are not worth remembering; the walk will do
-    pieces: list[bytes] = [b""] * (2 * len(members))
-    pieces[::2] = _spaced_headers(*members)
-    pieces[1::2] = members.values()
-    pieces.append(b"}")
-    return b"".join(pieces) == raw
+    position = -1  # as if a blank stood before the brace, so that all headers are equally long
+    for name, value in members.items():
+        header = _spaced_header(name)
+        if position < 0:
+            begins = raw.startswith(b"{" + header[2:])
+        else:
+            begins = raw.startswith(header, position)
+        if not begins:
+            return False
+        position += len(header) + len(value)
+    return position == len(raw) - 1
 
 
 @lru_cache(256)
-def _spaced_headers(*names: str) -> list[bytes]:
-    headers = [f', "{name}": '.encode() for name in names]
-    headers[0] = b"{" + headers[0][2:]
-    return headers
+def _spaced_header(name: str) -> bytes:
+    return f', "{name}": '.encode()
 
 
 def _refuse_repeated(raw: bytes, members: dict[str, msgspec.Raw]) -> None:
