@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256 as _sha256
 from hmac import compare_digest
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, Required, TypedDict, Unpack, cast
 
 from ..errors import ConfigurationError
 from ..exchange.caller import Caller
@@ -67,8 +67,7 @@ class AccessToken:
     previous_until: Moment | None = None
     networks: tuple[Network, ...] | None = field(init=False, repr=False, compare=False)
     """`ips`, parsed."""
-    caller: Caller = field(init=False, repr=False, compare=False)
-    """What every part sees of the owner of this token; one object for all its calls."""
+    _caller: Caller | None = field(init=False, repr=False, compare=False)
     _expires: float = field(init=False, repr=False, compare=False)
     _previous_until: float = field(init=False, repr=False, compare=False)
 
@@ -94,7 +93,18 @@ class AccessToken:
         put(self, "networks", _networks(self.ips, f"{where}: ips"))
         put(self, "_expires", _seconds(self.expires, f"{where}: expires"))
         put(self, "_previous_until", _seconds(self.previous_until, f"{where}: previous_until"))
-        put(self, "caller", self._as_caller())
+        put(self, "_caller", None)
+
+    @property
+    def caller(self) -> Caller:
+        """What every part sees of the owner of this token; one object for all its calls.
+
+        Made by the first: of many thousand tokens few call, and the garbage collector looks at
+        every object there is.
+        """
+        if self._caller is None:
+            object.__setattr__(self, "_caller", self._as_caller())
+        return cast(Caller, self._caller)
 
     @classmethod
     def of(cls, secret: str, **fields: Unpack[TokenFields]) -> AccessToken:

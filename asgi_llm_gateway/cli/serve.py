@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Mapping
@@ -61,6 +62,10 @@ def make_app(source: str | None, flags: Flags) -> Gateway:
     if hasattr(signal, "SIGHUP"):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, partial(reload, gateway))
+    # What stands now stays: the garbage collector need not look at it again on every round, which
+    # with ten thousand access tokens costs a tenth of a call.
+    gc.collect()
+    gc.freeze()
     return gateway
 
 

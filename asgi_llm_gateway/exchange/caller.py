@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
+
+_NO_EXTRA: Mapping[str, Any] = MappingProxyType({})
+
+
+def _no_extra() -> Mapping[str, Any]:
+    return _NO_EXTRA
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,7 @@ class Caller:
     group: str = "default"
     models: tuple[str, ...] | None = None
     channels: tuple[str, ...] | None = None
-    extra: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=_no_extra, hash=False, compare=False)
 
     def may_use(self, model: str) -> bool:
         """Whether the token's list of models allows this one."""
