@@ -7,6 +7,7 @@ what a stream says about itself (finish reason, usage) stands at its end.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,7 @@ class Tap:
         self.hide_usage = hide_usage
         self.failed = False
         """The provider sent an error event of its own."""
-        self._last: list[bytes] = []
+        self._last: deque[bytes] = deque(maxlen=_KEPT)
 
     def opening(self, events: bytes) -> bool:
         """Whether `events` hold a real event.
@@ -70,10 +71,7 @@ class Tap:
     def feed(self, events: bytes) -> bytes:
         """What of these whole events goes to the caller."""
         if events[0] != _COLON or b"data" in events:  # comments alone say nothing of the end
-            last = self._last
-            last.append(events)
-            if len(last) > _KEPT:
-                del last[0]
+            self._last.append(events)
         if self.hide_usage and _NO_CHOICES.search(events):
             return _without_usage(events)
         return events
