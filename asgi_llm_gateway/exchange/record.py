@@ -23,6 +23,7 @@ from .body import (
 from .caller import Caller
 from .ids import new_id
 from .limits import BodyLimits, Clock
+from .replay import replayed, replayed_form, resized
 from .snapshot import Snapshot
 
 SCOPE_KEY = "asgi_llm_gateway"
@@ -199,13 +200,13 @@ class Exchange:
         body = self.body
         if isinstance(body, JSONBody):
             if body.changed:
-                scope = {**scope, "headers": _resized(scope["headers"], len(body.raw))}
-            return scope, _replay(body, receive)
+                scope = {**scope, "headers": resized(scope["headers"], len(body.raw))}
+            return scope, replayed(body, receive)
         if isinstance(body, MultipartBody):
             length = content_length(scope["headers"])
             if body.changed and length is not None:
-                scope = {**scope, "headers": _resized(scope["headers"], length + body.grown)}
-            return scope, _replay_form(body, receive, again=id(receive) != self._read_from)
+                scope = {**scope, "headers": resized(scope["headers"], length + body.grown)}
+            return scope, replayed_form(body, receive, again=id(receive) != self._read_from)
         return scope, receive
 
     async def settle(self, work: Coroutine[Any, Any, T]) -> T:
@@ -241,63 +242,3 @@ class Exchange:
 
 def _printable(value: bytes) -> bool:
     return all(0x21 <= byte <= 0x7E for byte in value)
-
-
-def _resized(headers: Headers, length: int) -> Headers:
-    """The headers of a body that is now `length` plain bytes."""
-    dropped = (b"content-length", b"content-encoding", b"transfer-encoding")
-    kept = [(name, value) for name, value in headers if name not in dropped]
-    kept.append((b"content-length", b"%d" % length))
-    return kept
-
-
-async def _skip_to_leaving(receive: Receive) -> Any:
-    """The next message that is not body: the caller's leaving."""
-    while (message := await receive())["type"] == "http.request":
-        pass
-    return message
-
-
-def _replay(body: JSONBody, receive: Receive) -> Receive:
-    told = False
-
-    async def replay() -> Any:
-        nonlocal told
-        if told:
-            return await _skip_to_leaving(receive)
-        told = True
-        return {"type": "http.request", "body": body.raw, "more_body": False}
-
-    return replay
-
-
-def _replay_form(body: MultipartBody, receive: Receive, *, again: bool) -> Receive:
-    """The form's head, then the rest of it from `receive`.
-
-    `again`: somebody further out read the form, so `receive` is itself a replay (through whatever
-    the host put between) and begins with the head, which must not be told twice.
-    """
-    told = False
-    skip = 0
-
-    async def replay() -> Any:
-        nonlocal told, skip
-        if not told:
-            told = True
-            head = body.head
-            skip = len(head) if again else 0
-            return {"type": "http.request", "body": head, "more_body": body.more}
-        if not body.more:
-            return await _skip_to_leaving(receive)
-        message = await receive()
-        while skip and message["type"] == "http.request":
-            piece = message.get("body", b"")
-            skip, piece = max(0, skip - len(piece)), piece[skip:]
-            if piece or not message.get("more_body", False):
-                return {**message, "body": piece}
-            message = await receive()
-        if not again and message["type"] == "http.request":
-            body.check(message.get("body", b""), more=message.get("more_body", False))
-        return message
-
-    return replay
