@@ -39,7 +39,11 @@ _GOOGLE_STATUSES = {
 
 
 def payload(error: GatewayError, dialect: str, request_id: str | None = None) -> dict[str, Any]:
-    """The error as the JSON object callers of this dialect expect."""
+    """The error as the JSON object callers of this dialect expect.
+
+    The request id stands in the text too where the dialect has no member for it: the text is what
+    people copy into a report.
+    """
     if dialect == "anthropic":
         fallback = "api_error" if error.status >= 500 else "invalid_request_error"
         kind = _ANTHROPIC_TYPES.get(error.status, fallback)
@@ -47,18 +51,19 @@ def payload(error: GatewayError, dialect: str, request_id: str | None = None) ->
         if request_id:
             out["request_id"] = request_id
         return out
+    message = f"{error.message} (request id: {request_id})" if request_id else error.message
     if dialect == "gemini":
         fallback = "INTERNAL" if error.status >= 500 else "FAILED_PRECONDITION"
         return {
             "error": {
                 "code": error.status,
-                "message": error.message,
+                "message": message,
                 "status": _GOOGLE_STATUSES.get(error.status, fallback),
             }
         }
     return {
         "error": {
-            "message": error.message,
+            "message": message,
             "type": error.type,
             "param": error.param,
             "code": error.code,
@@ -87,11 +92,12 @@ def render(
 def stream_event(error: GatewayError, dialect: str, request_id: str | None = None) -> bytes:
     """The error as an event of a stream that has already begun; no terminator follows it."""
     if dialect == "openai_responses":
+        told = payload(error, dialect, request_id)["error"]
         data: dict[str, Any] = {
             "type": "error",
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
+            "code": told["code"],
+            "message": told["message"],
+            "param": told["param"],
         }
         return b"event: error\ndata: " + json.dumps(data).encode() + b"\n\n"
     data = payload(error, dialect, request_id)

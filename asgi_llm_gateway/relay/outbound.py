@@ -126,7 +126,8 @@ class Outbound:
             failure = failure or BadAnswer("the provider's stream ended before it was complete")
             self._exchange.outcome = "truncated"
             log.warning("a stream was cut midway: %s", failure)
-            ending = stream_event(failure, self._exchange.endpoint.dialect)
+            request_id = self._exchange.request_id(self._scope)
+            ending = stream_event(failure, self._exchange.endpoint.dialect, request_id)
         else:
             self._exchange.outcome = "provider_error" if tap.failed else "ok"
         await self.body(ending, more=False)

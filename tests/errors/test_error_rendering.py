@@ -92,7 +92,7 @@ def test_openai_callers_get_message_type_param_and_code() -> None:
     error = InvalidRequest("messages must be a list", param="messages", code="wrong_type")
     assert payload(error, "openai_chat", "r") == {
         "error": {
-            "message": "messages must be a list",
+            "message": "messages must be a list (request id: r)",
             "type": "invalid_request_error",
             "param": "messages",
             "code": "wrong_type",
@@ -166,7 +166,7 @@ HOSTILE = ['"}\n\ndata: [DONE]\n\n', "\r\n\r\nevent: x", "\ud800", "\x00", "é" 
 @pytest.mark.parametrize("message", HOSTILE)
 @pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "anthropic", "gemini"])
 def test_a_stream_event_is_one_event_whatever_the_message_says(dialect: str, message: str) -> None:
-    raw = stream_event(InvalidRequest(message, param=message), dialect, "r")
+    raw = stream_event(InvalidRequest(message, param=message), dialect)
     (event,) = SSEReader().feed(raw)
     document: Any = json.loads(event.data)
     told = document if dialect == "openai_responses" else document["error"]
@@ -175,6 +175,13 @@ def test_a_stream_event_is_one_event_whatever_the_message_says(dialect: str, mes
     assert event.event == (b"error" if named else b"")
     assert (document.get("type") == "error") == named
     assert render(InvalidRequest(message), dialect)[2].isascii()
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "gemini"])
+def test_the_text_names_the_request_where_no_member_can(dialect: str) -> None:
+    raw = stream_event(InvalidRequest("no"), dialect, "r-1")
+    assert b"no (request id: r-1)" in raw
+    assert b"(request id: r-1)" not in stream_event(InvalidRequest("no"), "anthropic", "r-1")
 
 
 def test_an_errors_own_code_wins_over_its_class_and_leaves_the_class_alone() -> None:

@@ -139,7 +139,8 @@ async def test_a_bug_in_a_part_is_a_500_in_the_callers_dialect_and_a_trace_in_th
 async def test_an_error_of_ours_that_a_part_let_through_keeps_its_status() -> None:
     async with failing(PermissionDenied("not you")) as gateway:
         answer = await chat(gateway)
-    assert (answer.status, answer.json["error"]["message"]) == (403, "not you")
+    assert answer.status == 403
+    assert answer.json["error"]["message"].startswith("not you (request id: ")
 
 
 async def test_a_bug_in_the_middle_of_a_stream_is_an_error_event_and_no_terminator() -> None:
