@@ -63,7 +63,7 @@ class Channel:
             raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
         _check_headers(self.headers, where)
         if isinstance(self.timeouts, Mapping):
-            object.__setattr__(self, "timeouts", _timeouts(self.timeouts, where))
+            object.__setattr__(self, "timeouts", limits_of(self.timeouts, where))
 
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -80,7 +80,8 @@ def _check_headers(headers: Mapping[str, str], where: str) -> None:
             raise ConfigurationError(f"{where}: no HTTP header can carry the value of {name!r}")
 
 
-def _timeouts(given: Mapping[str, float | None], where: str) -> Timeouts:
+def limits_of(given: Mapping[str, float | None], where: str) -> Timeouts:
+    """Limits as settings write them; ConfigurationError, naming `where`, for one that is none."""
     unknown = set(given) - set(Timeouts.__slots__)
     if unknown:
         known = ", ".join(Timeouts.__slots__)

@@ -210,17 +210,17 @@ class Relay:
         """The channel's own way out, one through its proxy, the simulator's, or the shared one."""
         if channel.upstream is not None:
             return channel.upstream
+        if channel.provider == "simulator" and channel.base_url is None:
+            from ..providers.simulator import simulator_app
+            from ..upstream.in_process import InProcessUpstream
+
+            return InProcessUpstream(simulator_app())
         if channel.proxy is not None:
             from ..upstream.via_httpx import proxied
 
             if channel.proxy not in self._proxies:
                 self._proxies[channel.proxy] = proxied(channel.proxy)
             return self._proxies[channel.proxy]
-        if channel.provider == "simulator" and channel.base_url is None:
-            from ..providers.simulator import simulator_app
-            from ..upstream.in_process import InProcessUpstream
-
-            return InProcessUpstream(simulator_app())
         return self._upstream
 
     @asynccontextmanager

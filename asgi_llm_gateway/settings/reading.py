@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from ..auth.store import MemoryTokenStore
 from ..auth.token import AccessToken
-from ..channels.channel import Channel
+from ..channels.channel import Channel, limits_of
 from ..errors import ConfigurationError
 from ..keys.sources import resolve
 from .layers import Given, Layers, Row
-from .tables import TABLES, Settings
+from .tables import TABLES, Settings, UpstreamSettings
 
 ROOT_TOKENS = ("LLM_GATEWAY_ACCESS_TOKEN", "INITIAL_ROOT_TOKEN")
 """Variables that hold one access token, named root; the second is one-api's."""
@@ -79,9 +79,11 @@ class _Reading:
     def settings(self) -> Settings:
         layers = self._layers
         tables = {name: TABLES[name][0](**self._row(row)) for name, row in layers.tables.items()}
-        channels = [self._channel(at, row) for at, row in enumerate(layers.lists["channels"])]
+        shared = self._shared(tables["upstream"])
+        rows = layers.lists["channels"]
+        channels = [self._channel(at, row, shared) for at, row in enumerate(rows)]
         tokens = [self._token(at, row) for at, row in enumerate(layers.lists["access_tokens"])]
-        self._refuse_twins(layers.lists["channels"])
+        self._refuse_twins(rows)
         good_tokens = tuple(token for token in [*tokens, self._root_token()] if token)
         try:
             MemoryTokenStore(good_tokens)
@@ -95,6 +97,14 @@ class _Reading:
             default_models=self._map("default_models"),
             source=self._source,
         )
+
+    def _shared(self, upstream: UpstreamSettings) -> UpstreamSettings:
+        try:
+            limits_of(_limits(upstream.timeouts), f"{self._source}: upstream")
+        except ConfigurationError as exc:
+            self.problems.append(exc.message)
+            return UpstreamSettings()
+        return upstream
 
     def _refuse_twins(self, rows: list[Row]) -> None:
         seen: set[Any] = set()
@@ -166,7 +176,7 @@ class _Reading:
             return value
         return f"file:{self._folder / Path(value.removeprefix('file:')).expanduser()}"
 
-    def _channel(self, at: int, row: Row) -> Channel | None:
+    def _channel(self, at: int, row: Row, shared: UpstreamSettings) -> Channel | None:
         where = f"{self._source}: channels[{at}]"
         before = len(self.problems)
         values = self._row(row)
@@ -174,9 +184,8 @@ class _Reading:
             self.problems.append(f'{where} has no name; add one like name = "main"')
         if len(self.problems) > before:
             return None
-        if "timeouts" in values:
-            limits = values["timeouts"].items()
-            values["timeouts"] = {key: None if s is False else s for key, s in limits}
+        values["timeouts"] = _limits({**shared.timeouts, **values.get("timeouts", {})})
+        values["proxy"] = values.get("proxy", shared.proxy) or None
         try:
             return Channel(**values)
         except ConfigurationError as exc:
@@ -219,3 +228,8 @@ class _Reading:
         except ConfigurationError as exc:
             self.problems.append(f"{where}: {exc.message}")
             return None
+
+
+def _limits(written: Mapping[str, Any]) -> dict[str, float | None]:
+    """Time limits as settings write them: false is none at all, as TOML has no null."""
+    return {name: None if seconds is False else seconds for name, seconds in written.items()}

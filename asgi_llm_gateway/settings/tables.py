@@ -54,12 +54,24 @@ class FailoverSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """What holds for every channel that does not say otherwise; `proxy = ""` in a channel is none.
+
+    `timeouts` are taken one by one: a channel may replace a single one of them.
+    """
+
+    timeouts: Mapping[str, Any] = field(default_factory=dict)
+    proxy: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything `llm-gateway serve` and `Gateway.from_settings` act on."""
 
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     failover: FailoverSettings = FailoverSettings()
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     channels: tuple[Channel, ...] = ()
     access_tokens: tuple[AccessToken, ...] = field(default=(), repr=False)
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +105,7 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
         },
     ),
     "failover": (FailoverSettings, {"max_attempts": kinds.COUNT}),
+    "upstream": (UpstreamSettings, {"timeouts": kinds.LIMITS, "proxy": kinds.SECRET}),
 }
 """Tables that stand once."""
 
