@@ -19,6 +19,7 @@ from ..wire.usage import Usage, usage_in
 
 _KEPT = 6
 """Messages kept for the end: finish reason and usage stand in the last two or three events."""
+_NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _COLON = ord(":")
 _ERROR_MARKS = (b'"error"', b"event: error", b"event:error")
@@ -89,6 +90,11 @@ class Tap:
             if _type_of(event.data) in _TERMINAL:
                 return b""
         return None
+
+    def next_number(self) -> int:
+        """What an event added at the end is numbered, where a dialect numbers its events."""
+        found = _NUMBER.findall(b"".join(self._last))
+        return int(found[-1]) + 1 if found else 0
 
     def usage(self) -> Usage | None:
         """The last usage that is not null among the last events."""

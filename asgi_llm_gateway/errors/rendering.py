@@ -89,8 +89,13 @@ def render(
     return error.status, headers, body
 
 
-def stream_event(error: GatewayError, dialect: str, request_id: str | None = None) -> bytes:
-    """The error as an event of a stream that has already begun; no terminator follows it."""
+def stream_event(
+    error: GatewayError, dialect: str, request_id: str | None = None, *, sequence: int = 0
+) -> bytes:
+    """The error as an event of a stream that has already begun; no terminator follows it.
+
+    `sequence` is the number of the event where a dialect numbers them (OpenAI's Responses).
+    """
     if dialect == "openai_responses":
         told = payload(error, dialect, request_id)["error"]
         data: dict[str, Any] = {
@@ -98,6 +103,7 @@ def stream_event(error: GatewayError, dialect: str, request_id: str | None = Non
             "code": told["code"],
             "message": told["message"],
             "param": told["param"],
+            "sequence_number": sequence,
         }
         return b"event: error\ndata: " + json.dumps(data).encode() + b"\n\n"
     data = payload(error, dialect, request_id)

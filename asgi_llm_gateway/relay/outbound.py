@@ -127,7 +127,9 @@ class Outbound:
             self._exchange.outcome = "truncated"
             log.warning("a stream was cut midway: %s", failure)
             request_id = self._exchange.request_id(self._scope)
-            ending = stream_event(failure, self._exchange.endpoint.dialect, request_id)
+            dialect = self._exchange.endpoint.dialect
+            number = tap.next_number()
+            ending = stream_event(failure, dialect, request_id, sequence=number)
         else:
             self._exchange.outcome = "provider_error" if tap.failed else "ok"
         await self.body(ending, more=False)
@@ -160,6 +162,7 @@ class Outbound:
     async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
         exchange = self._exchange
         if exchange.attempts:
+            headers.append((b"x-llm-channel", exchange.attempts[-1].channel.encode("ascii")))
             headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         await self.start(status, headers)
         await self.body(b"" if self._scope["method"] == "HEAD" else body, more=False)

@@ -8,9 +8,7 @@ import logging
 import pytest
 
 from asgi_llm_gateway import Caller, Relay
-from asgi_llm_gateway.errors import (
-    PoolTimeout,
-)
+from asgi_llm_gateway.errors import ConnectionLost, PoolTimeout
 from tests.upstreams import (
     ASK,
     FakeUpstream,
@@ -21,6 +19,7 @@ from tests.upstreams import (
     nothing_left,
     openai_error,
     relay_to,
+    sse,
 )
 
 CALLERS_FAULT = (400, 404, 405, 413, 415, 422)
@@ -172,3 +171,20 @@ async def test_an_endpoint_the_channels_provider_lacks_is_501() -> None:
     answer = await ask(relay, {"model": "m", "input": "x"}, "/v1/embeddings")
     assert answer.status == 501
     assert openai_error(answer)["code"] == "not_implemented"
+
+
+async def test_the_error_event_of_a_cut_response_goes_on_counting() -> None:
+    created = {"type": "response.created", "sequence_number": 0, "response": {}}
+    delta = {"type": "response.output_text.delta", "sequence_number": 7, "delta": "x"}
+    events = sse(created, delta)
+    upstream = FakeUpstream(Reply.stream(events, ConnectionLost("cut")))
+    answer = await ask(
+        relay_to(upstream), {"model": "m", "input": "x", "stream": True}, path="/v1/responses"
+    )
+    assert b'"type": "error"' in answer.body
+    assert b'"sequence_number": 8' in answer.body
+
+
+async def test_a_providers_refusal_names_the_channel_and_the_attempts() -> None:
+    answer = await ask(relay_to(FakeUpstream(Reply.error(400))))
+    assert (answer.header("x-llm-channel"), answer.header("x-llm-attempts")) == ("main", "1")
