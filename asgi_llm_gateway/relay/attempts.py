@@ -177,10 +177,15 @@ async def _give_back(
 
 def without_secret(failure: GatewayError, key: Key) -> GatewayError:
     """The failure with the key blotted out of a provider's own words."""
-    secret = key.secret.encode()
-    if isinstance(failure, ProviderRefused) and len(secret) >= _SECRET and secret in failure.body:
-        failure.body = failure.body.replace(secret, b"[key]")
+    if isinstance(failure, ProviderRefused):
+        failure.body = blotted(failure.body, key)
     return failure
+
+
+def blotted(words: bytes, key: Key) -> bytes:
+    """A provider's words without the key, should it repeat it."""
+    secret = key.secret.encode()
+    return words.replace(secret, b"[key]") if len(secret) >= _SECRET else words
 
 
 def told(last: GatewayError | None) -> GatewayError:

@@ -18,7 +18,8 @@ from ..errors import (
     stream_event,
 )
 from ..exchange.record import Exchange
-from .attempts import Running
+from ..keys.key import Key
+from .attempts import Running, blotted
 from .headers import STREAM_ANSWER, TO_CALLER, allowed, first
 from .opened import Flow, Whole, last_event
 from .watch import Watch
@@ -31,6 +32,8 @@ _FITS = 65_536
 """Bytes that asyncio's transports take however little the caller reads."""
 
 
+_ERROR = b"error"
+"""What an error event of a provider's cannot do without; then its key is looked for in it."""
 _BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body, whatever an upstream hands out (RFC 9110 section 6.4.1)."""
 
@@ -80,7 +83,7 @@ class Outbound:
         elif answer.tap is None:
             await self._plain(answer, headers)
         else:
-            await self._events(answer, headers)
+            await self._events(answer, headers, running.key)
 
     async def _plain(self, flow: Flow, headers: Headers) -> None:
         """Bytes as they come. Cut midway, the last message stays out: the server then breaks the
@@ -99,7 +102,7 @@ class Outbound:
         await self.body(b"", more=False)
         self._exchange.outcome = "ok"
 
-    async def _events(self, flow: Flow, headers: Headers) -> None:
+    async def _events(self, flow: Flow, headers: Headers, key: Key) -> None:
         """Whole events as they come, then the end they deserve."""
         whole, tap = flow.whole, flow.tap
         assert whole is not None
@@ -113,6 +116,8 @@ class Outbound:
             feed, forward, watch, send = whole.feed, tap.feed, self.watch, self._send
             async for piece in flow.pieces:
                 if (events := feed(piece)) and (out := forward(events)):
+                    if _ERROR in out:
+                        out = blotted(out, key)
                     watch.sending_since = watch.loop.time()
                     await send({"type": "http.response.body", "body": out, "more_body": True})
                     watch.sending_since = None

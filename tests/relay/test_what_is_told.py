@@ -16,6 +16,7 @@ from tests.upstreams import (
     ask,
     called_by,
     channel_to,
+    chunk,
     nothing_left,
     openai_error,
     relay_to,
@@ -188,3 +189,12 @@ async def test_the_error_event_of_a_cut_response_goes_on_counting() -> None:
 async def test_a_providers_refusal_names_the_channel_and_the_attempts() -> None:
     answer = await ask(relay_to(FakeUpstream(Reply.error(400))))
     assert (answer.header("x-llm-channel"), answer.header("x-llm-attempts")) == ("main", "1")
+
+
+async def test_an_error_event_in_mid_stream_does_not_repeat_the_gateways_key() -> None:
+    told = {"error": {"message": "quota of sk-provider-1111 is used up", "type": "t"}}
+    upstream = FakeUpstream(Reply.stream(sse(chunk("Hi")), sse(told)))
+    answer = await ask(relay_to(upstream), {**ASK, "stream": True})
+    assert b"quota of [key] is used up" in answer.body
+    assert b"sk-provider-1111" not in answer.body
+    assert b"[DONE]" not in answer.body
