@@ -19,6 +19,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from ...errors import ClientLeft, Headers
+from ..rows import PROVIDERS
 from .answer import Answer, Refusal, json_answer
 from .deliver import Pace, deliver
 from .faults import Fault
@@ -28,16 +29,7 @@ from .request import Request
 from .routes import DEFAULT_MODELS, FORMS, HANDLERS, Route, find
 
 MODELS: Final = (
-    "dall-e-2",
-    "gpt-4o",
-    "gpt-4o-mini",
-    "gpt-image-2",
-    "omni-moderation-latest",
-    "simulator",
-    "text-embedding-3-small",
-    "text-moderation-latest",
-    "tts-1",
-    "whisper-1",
+    *PROVIDERS["simulator"].models,
     "chatgpt-*",
     "dall-e-*",
     "gpt-*",
