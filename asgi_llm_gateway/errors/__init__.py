@@ -11,14 +11,17 @@
     │   └── ModelNotFound                 404   no channel serves this model to this caller
     ├── MethodNotAllowed                  405
     ├── RateLimited                       429
+    │   └── KeysBusy                      429   every key that could serve is at a limit of its own
     ├── NotSupported                      501   a known route that no channel here can serve
     ├── Unavailable                       503   served here, but nothing healthy is left
+    ├── StateUnavailable                  503   the shared store does not answer
     ├── ConfigurationError                500   the operator's settings cannot work
     └── UpstreamError                     502   the provider failed
         ├── ConnectFailed                 502   no connection: DNS, refused, TLS
         ├── ConnectionLost                502   the connection died before the answer was whole
         ├── UpstreamTimeout               504   a time limit of the channel ran out
         ├── PoolTimeout                   503   no connection became free in time
+        ├── KeyRevoked                    503   a key whose token host will never take it again
         ├── BadAnswer                     502   an answer that is not what the provider promises
         └── ProviderRefused               as the provider said (its body is kept)
 
@@ -40,6 +43,8 @@ from .tree import (
     GatewayError,
     Headers,
     InvalidRequest,
+    KeyRevoked,
+    KeysBusy,
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
@@ -49,6 +54,7 @@ from .tree import (
     ProviderRefused,
     RateLimited,
     RequestTimeout,
+    StateUnavailable,
     Unavailable,
     UnsupportedMedia,
     UpstreamError,
@@ -66,6 +72,8 @@ __all__ = [
     "GatewayError",
     "Headers",
     "InvalidRequest",
+    "KeyRevoked",
+    "KeysBusy",
     "MethodNotAllowed",
     "ModelNotFound",
     "NotFound",
@@ -75,6 +83,7 @@ __all__ = [
     "ProviderRefused",
     "RateLimited",
     "RequestTimeout",
+    "StateUnavailable",
     "Unavailable",
     "UnsupportedMedia",
     "UpstreamError",

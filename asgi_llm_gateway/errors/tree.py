@@ -111,6 +111,13 @@ class RateLimited(GatewayError):
     code = "rate_limit_exceeded"
 
 
+class KeysBusy(RateLimited):
+    """Every key that could serve the call is at one of its limits; `retry_after` is when one is
+    free again."""
+
+    code = "keys_busy"
+
+
 class NotSupported(GatewayError):
     """A route of the API that no configured channel can serve."""
 
@@ -125,6 +132,14 @@ class Unavailable(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "no_healthy_channel"
+
+
+class StateUnavailable(GatewayError):
+    """The shared store does not answer in time, or at all."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "state_unavailable"
 
 
 class ConfigurationError(GatewayError):
@@ -179,6 +194,13 @@ class BadAnswer(UpstreamError):
     """An answer that is not what this endpoint of the provider promises."""
 
     code = "bad_upstream_answer"
+
+
+class KeyRevoked(UpstreamError):
+    """A key that can never be used again: its token host says so. Its callers are told 503."""
+
+    status = 503
+    code = "key_revoked"
 
 
 class ProviderRefused(UpstreamError):
