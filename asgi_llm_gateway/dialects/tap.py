@@ -16,6 +16,7 @@ import msgspec
 from ..errors import BadAnswer, ProviderRefused
 from ..wire.sse import Event, SSEReader
 from ..wire.usage import Usage, usage_in
+from .soundness import UNREADABLE, sound, without_malformed
 
 _KEPT = 6
 """Messages kept for the end: finish reason and usage stand in the last two or three events."""
@@ -23,9 +24,6 @@ _NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _COLON = ord(":")
 _ERROR_MARKS = (b'"error"', b"event: error", b"event:error")
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding a stranger's JSON can raise; bytes that are no UTF-8 are no DecodeError."""
 
 
 class Tap:
@@ -41,6 +39,8 @@ class Tap:
         self.hide_usage = hide_usage
         self.failed = False
         """The provider sent an error event of its own."""
+        self.skipped = 0
+        """Malformed events that were left out."""
         self._last: deque[bytes] = deque(maxlen=_KEPT)
 
     def opening(self, events: bytes) -> bool:
@@ -70,7 +70,12 @@ class Tap:
         return isinstance(document.get("type"), str)
 
     def feed(self, events: bytes) -> bytes:
-        """What of these whole events goes to the caller."""
+        """What of these whole events goes to the caller: no malformed one, whose readers raise."""
+        if not sound(events):
+            events, skipped = without_malformed(events)
+            self.skipped += skipped
+            if not events:
+                return b""
         if events[0] != _COLON or b"data" in events:  # comments alone say nothing of the end
             self._last.append(events)
         if self.hide_usage and _NO_CHOICES.search(events):

@@ -15,7 +15,10 @@ class Attempt:
 
     `model` is the provider's name of the model, after alias and mapping. `key` is the key's
     fingerprint, never the key. `status` is the provider's, once it answered; `failure` is why it
-    did not serve. Times are the loop's clock, in seconds.
+    did not serve. `outcome` is ok, failed, truncated, left (the call ended before the try did) or
+    lost (another one answered first); None while under way. `usage` is what it consumed as far as
+    the provider said. Times are the loop's clock, in seconds; `first_byte` is when it began to
+    answer.
     """
 
     number: int
@@ -28,6 +31,8 @@ class Attempt:
     status: int | None = None
     failure: GatewayError | None = None
     usage: Usage | None = None
+    first_byte: float | None = None
+    outcome: str | None = None
 
 
 class AttemptGuard(Protocol):
@@ -67,6 +72,7 @@ class CallRecord:
     usage: Usage | None
     cache_status: str | None
     losses: tuple[str, ...]
+    skipped_events: int
     started: float
     first_byte: float | None
     ended: float | None

@@ -54,6 +54,8 @@ class Exchange:
     cache_status: str | None = None
     limits: BodyLimits = BodyLimits()
     tasks: Tasks | None = None
+    skipped_events: int = 0
+    """Malformed events of the provider's stream that were left out."""
     first_byte: float | None = None
     ended: float | None = None
     passed_by: str | None = None
@@ -234,6 +236,7 @@ class Exchange:
             usage=self.usage,
             cache_status=self.cache_status,
             losses=tuple(self.losses),
+            skipped_events=self.skipped_events,
             started=self.started,
             first_byte=self.first_byte,
             ended=self.ended,

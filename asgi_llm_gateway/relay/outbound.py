@@ -126,6 +126,7 @@ class Outbound:
         rest = whole.finish() if failure else last_event(whole)
         if rest and (out := tap.feed(rest)):
             await self._paced(out)
+        self._exchange.skipped_events = tap.skipped
         ending = tap.end()
         if ending is None:
             failure = failure or BadAnswer("the provider's stream ended before it was complete")
