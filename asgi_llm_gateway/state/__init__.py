@@ -1,0 +1,13 @@
+"""What the processes of one gateway share: a store by its URL, one batched connection per loop.
+
+state = State("redis://localhost/0")
+await state.command("INCR", state.name("calls"))
+await state.run(Script.of("asgi_llm_gateway.keys", "take.lua"), keys=[...], args=[...])
+"""
+
+from .faults import StateFault
+from .script import Script
+from .store import State
+from .url import StoreURL
+
+__all__ = ["Script", "State", "StateFault", "StoreURL"]
