@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .contract import Origin, Timeouts, Upstream, UpstreamRequest, UpstreamResponse
     from .direct import DirectUpstream
     from .in_process import InProcessUpstream
+    from .transport import DirectTransport
     from .via_httpx import HttpxUpstream
 
 __all__ = [
+    "DirectTransport",
     "DirectUpstream",
     "HttpxUpstream",
     "InProcessUpstream",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DirectTransport": ".transport",
     "DirectUpstream": ".direct",
     "HttpxUpstream": ".via_httpx",
     "InProcessUpstream": ".in_process",

@@ -74,12 +74,13 @@ class UpstreamRequest:
 
     `headers` are complete but for `host`, `content-length` and `transfer-encoding`, which the
     upstream writes. A body that is an iterator is sent as it comes: with `content_length` if that
-    is known, else chunked. Its repr shows neither: keys and prompts stay out of logs.
+    is known, else chunked. Its repr shows neither, nor the target: keys and prompts stay out of
+    logs.
     """
 
     method: str
     origin: Origin
-    target: str
+    target: str = field(repr=False)
     headers: Headers = field(default_factory=list, repr=False)
     body: bytes | AsyncIterator[bytes] = field(default=b"", repr=False)
     content_length: int | None = None
