@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from random import Random
 
 from .key import Key
 
 Chooser = Callable[[Sequence[Key], int, Random], Key]
+
+_load = attrgetter("in_flight", "uses")
 
 
 def random_key(keys: Sequence[Key], turn: int, rng: Random) -> Key:  # noqa: ARG001 - one signature
@@ -22,7 +25,7 @@ def round_robin(keys: Sequence[Key], turn: int, rng: Random) -> Key:  # noqa: AR
 
 def least_used(keys: Sequence[Key], turn: int, rng: Random) -> Key:  # noqa: ARG001
     """The one with the fewest calls under way, then the fewest ever, then the first."""
-    return min(keys, key=lambda key: (key.in_flight, key.uses))
+    return min(keys, key=_load)
 
 
 CHOOSERS: Mapping[str, Chooser] = {

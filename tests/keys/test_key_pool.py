@@ -76,7 +76,7 @@ async def test_a_key_taken_out_is_gone_for_good_and_calls_that_hold_it_go_on(
     assert [record.getMessage() for record in caplog.records] == [
         f"key {held.fingerprint} taken out: the provider answered 401"
     ]
-    assert pool.all() == [other]
+    assert pool.keys == (other,)
     assert pool.removed == {held.fingerprint: "the provider answered 401"}
     pool.report(held, "failed")
     assert held.in_flight == 0
@@ -85,10 +85,10 @@ async def test_a_key_taken_out_is_gone_for_good_and_calls_that_hold_it_go_on(
 async def test_adding_a_key_twice_changes_nothing_and_adding_a_dead_one_brings_it_back() -> None:
     pool = MemoryKeyPool(["a", "a", "b"])
     await pool.add(["b", "c", "c"])
-    assert [key.secret for key in pool.all()] == ["a", "b", "c"]
-    await pool.remove(pool.all()[0], "dead")
+    assert [key.secret for key in pool.keys] == ["a", "b", "c"]
+    await pool.remove(pool.keys[0], "dead")
     await pool.add(["a"])
-    assert [key.secret for key in pool.all()] == ["b", "c", "a"]
+    assert [key.secret for key in pool.keys] == ["b", "c", "a"]
     assert pool.removed == {}
 
 
@@ -100,8 +100,8 @@ async def test_a_reloaded_pool_keeps_counts_and_what_was_dead_stays_dead() -> No
     await old.remove(dead, "the provider answered 401")
     new = MemoryKeyPool(["a", "b", "d"])
     new.adopt(old)
-    assert [key.secret for key in new.all()] == ["b", "d"]
-    assert new.all()[0] is held
+    assert [key.secret for key in new.keys] == ["b", "d"]
+    assert new.keys[0] is held
     assert new.removed == {dead.fingerprint: "the provider answered 401"}
     new.report(held, "ok")
     assert held.in_flight == 0
