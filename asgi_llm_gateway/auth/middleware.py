@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -24,6 +25,7 @@ from .cache import ResultCache
 from .client_ip import Network, TrustedProxies
 from .credential import credential_of
 from .guard import ModelGuard, check_endpoint, check_model
+from .pinning import cuts
 from .store import MemoryTokenStore, TokenStore
 from .token import AccessToken
 
@@ -62,10 +64,12 @@ class TokenAuthMiddleware:
 
     A call without a good token is answered 401, always in the same words. `ips` and `models` are
     answered 403. A token with `models` may call only endpoints whose model can be seen; `bypass`
-    names others it may use all the same ("files", "batches", "realtime"). `check_mapped_models`
-    also holds what an alias, a mapping or a fallback makes of the model to that list: `models`
-    then has to name the provider's model too. `trusted_proxies` are the addresses, CIDR blocks or
-    the word "unix" whose X-Forwarded-For is believed. `clock` is unix time, `timer` monotonic.
+    names others it may use all the same ("files", "batches", "realtime"). A token with `pin` may be
+    followed by a dash and a channel's name (see `pinning.py`); a callable gets the whole.
+    `check_mapped_models` also holds what an alias, a mapping or a fallback makes of the model to
+    that list: `models` then has to name the provider's model too. `trusted_proxies` are the
+    addresses, CIDR blocks or the word "unix" whose X-Forwarded-For is believed. `clock` is unix
+    time, `timer` monotonic.
 
     The credential stays in the scope: an app of yours inside may want it, the relay never sends it
     on. Preflights (OPTIONS with Origin and Access-Control-Request-Method) pass, no credential can
@@ -143,37 +147,59 @@ class TokenAuthMiddleware:
         credential = credential_of(scope, exchange.endpoint.dialect)
         if not credential:
             raise _unknown()
-        digest = sha256(credential).hexdigest()
+        digest, pinned = sha256(credential).hexdigest(), None
         token = tokens.find(digest)
-        now = self._clock()
-        if token is None or not token.belongs_to(digest, now) or not token.is_good(now):
-            raise _unknown()
-        if token.networks is not None:
-            self._check_address(token, scope)
-        return token.caller
+        if token is None and tokens.pins:
+            for secret, name in cuts(credential):
+                digest, pinned = sha256(secret).hexdigest(), name
+                if (token := tokens.find(digest)) is not None:
+                    break
+        return self._let_in(token, digest, pinned, scope)
 
     async def _asked(self, scope: Scope, exchange: Exchange) -> Caller:
         """The caller by a store or a callable, or by what they answered a moment ago."""
         credential = credential_of(scope, exchange.endpoint.dialect)
         if not credential:
             raise _unknown()
-        digest = sha256(credential).hexdigest()
-        if self._cache.bad(digest):
+        if self._authenticate is not None:
+            # Only here: what a store or a list knows is the gateway's own, and for no provider.
+            exchange.bearer = credential.decode("ascii")
+        digest, pinned = sha256(credential).hexdigest(), None
+        found = await self._found(credential, digest, scope)
+        # A callable is given the whole credential and names the channel itself if it wants to.
+        if found is None and self._store is not None:
+            for secret, name in cuts(credential):
+                digest, pinned = sha256(secret).hexdigest(), name
+                if (found := await self._found(secret, digest, scope)) is not None:
+                    break
+        if isinstance(found, Caller):
+            return found
+        return self._let_in(found, digest, pinned, scope)
+
+    def _let_in(
+        self, token: AccessToken | None, digest: str, pinned: str | None, scope: Scope
+    ) -> Caller:
+        """The caller of a token that was found by `digest`, if it is good now and allows this."""
+        now = self._clock()
+        if token is None or (pinned is not None and not token.pin) or not token.is_good(now):
             raise _unknown()
+        # A callable vouches for the token it names; a store must have found the right one.
+        if self._authenticate is None and not token.belongs_to(digest, now):
+            raise _unknown()
+        if token.networks is not None and not token.may_call_from(self._proxies.address_of(scope)):
+            raise _not_that()
+        return token.caller if pinned is None else replace(token.caller, pinned=pinned)
+
+    async def _found(
+        self, credential: bytes, digest: str, scope: Scope
+    ) -> AccessToken | Caller | None:
+        if self._cache.bad(digest):
+            return None
         found = self._cache.good(digest)
         if found is None:
             found = await self._ask(credential, digest, scope)
             self._cache.put(digest, found)
-        if isinstance(found, Caller):
-            return found
-        now = self._clock()
-        # A callable vouches for the token it names; a store must have found the right one.
-        ours = found is not None and (self._store is None or found.belongs_to(digest, now))
-        if found is None or not ours or not found.is_good(now):
-            raise _unknown()
-        if found.networks is not None:
-            self._check_address(found, scope)
-        return found.caller
+        return found
 
     async def _ask(
         self, credential: bytes, digest: str, scope: Scope
@@ -191,18 +217,15 @@ class TokenAuthMiddleware:
             )
         return found
 
-    def _check_address(self, token: AccessToken, scope: Scope) -> None:
-        if not token.may_call_from(self._proxies.address_of(scope)):
-            raise _not_that()
-
     async def _limit(
         self, scope: Scope, receive: Any, exchange: Exchange, caller: Caller
     ) -> tuple[Scope, Receive]:
         """Hold a call to the caller's channels and models; reads the body only for the latter."""
         endpoint = exchange.endpoint
-        named = endpoint.channel
-        if named is not None and caller.channels is not None and named not in caller.channels:
-            raise _not_that()
+        if caller.channels is not None:
+            for named in (endpoint.channel, caller.pinned):
+                if named is not None and named not in caller.channels:
+                    raise _not_that()
         if caller.models is None:
             return scope, receive
         exchange.bypassed = check_endpoint(endpoint, scope, self._bypass)

@@ -35,7 +35,7 @@ class MemoryTokenStore:
     """
 
     def __init__(self, tokens: Iterable[AccessToken] = ()) -> None:
-        self._by_hash = _indexed(tokens)
+        self.swap(tokens)
 
     @classmethod
     def of(
@@ -61,7 +61,10 @@ class MemoryTokenStore:
 
     def swap(self, tokens: Iterable[AccessToken]) -> None:
         """Put other tokens in place of all; calls that were let in already are not affected."""
-        self._by_hash = _indexed(tokens)
+        by_hash = _indexed(tokens)
+        self._by_hash = by_hash
+        self.pins = any(token.pin for token in by_hash.values())
+        """Whether any of them may name a channel behind its secret."""
 
 
 def _described(secret: str | None, fields: object) -> AccessToken:

@@ -33,6 +33,7 @@ class TokenFields(TypedDict, total=False):
     name: Required[str]
     user: str | None
     group: str
+    groups: Sequence[str] | None
     expires: Moment | None
     enabled: bool
     models: Sequence[str] | None
@@ -40,6 +41,7 @@ class TokenFields(TypedDict, total=False):
     ips: Sequence[str | Network] | None
     previous: str | None
     previous_until: Moment | None
+    pin: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +51,19 @@ class AccessToken:
         AccessToken.of("sk-alice", name="alice", models=["gpt-*"], ips=["10.0.0.0/8"])
 
     `models` are globs of what the caller may ask for, `channels` the names of the channels it is
-    bound to, `ips` the addresses and CIDR blocks it may call from; None allows all. While a secret
-    is being replaced, the one before it (`previous`, its SHA-256) is good until `previous_until`;
-    `rotated` sets both. Raises ConfigurationError, naming token and field, for what cannot work.
+    bound to, `ips` the addresses and CIDR blocks it may call from; None allows all. Channels are
+    looked for in `group`, or in several `groups` in order. With `pin` the caller may name the one
+    channel to use by adding it to the secret (`sk-alice-main`), whatever groups that one serves.
+    While a secret is being replaced, the one before it (`previous`, its SHA-256) is good until
+    `previous_until`; `rotated` sets both. Raises ConfigurationError, naming token and field, for
+    what cannot work.
     """
 
     name: str
     sha256: str = field(repr=False)
     user: str | None = None
     group: str = "default"
+    groups: Sequence[str] | None = None
     expires: Moment | None = None
     enabled: bool = True
     models: Sequence[str] | None = None
@@ -65,6 +71,7 @@ class AccessToken:
     ips: Sequence[str | Network] | None = None
     previous: str | None = field(default=None, repr=False)
     previous_until: Moment | None = None
+    pin: bool = False
     networks: tuple[Network, ...] | None = field(init=False, repr=False, compare=False)
     """`ips`, parsed."""
     _caller: Caller | None = field(init=False, repr=False, compare=False)
@@ -77,8 +84,9 @@ class AccessToken:
         _text(self.group, f"{where}: group")
         if self.user is not None:
             _text(self.user, f"{where}: user")
-        if not isinstance(self.enabled, bool):
-            raise ConfigurationError(f"{where}: enabled is true or false")
+        for what in ("enabled", "pin"):
+            if not isinstance(getattr(self, what), bool):
+                raise ConfigurationError(f"{where}: {what} is true or false")
         if (self.previous is None) != (self.previous_until is None):
             raise ConfigurationError(
                 f"{where}: previous and previous_until come together: a replaced secret is good "
@@ -88,6 +96,8 @@ class AccessToken:
         put(self, "sha256", _hash(self.sha256, f"{where}: sha256"))
         if self.previous is not None:
             put(self, "previous", _hash(self.previous, f"{where}: previous"))
+        put(self, "groups", _groups(self.group, self.groups, where))
+        put(self, "group", self.groups[0] if self.groups else self.group)
         put(self, "models", _names(self.models, f"{where}: models"))
         put(self, "channels", _names(self.channels, f"{where}: channels"))
         put(self, "networks", _networks(self.ips, f"{where}: ips"))
@@ -152,6 +162,7 @@ class AccessToken:
             group=self.group,
             models=None if self.models is None else tuple(self.models),
             channels=None if self.channels is None else tuple(self.channels),
+            groups=tuple(self.groups or ()),
         )
 
     def is_good(self, now: float) -> bool:
@@ -220,14 +231,24 @@ def _hash(value: object, what: str) -> str:
     raise ConfigurationError(f"{what} is the SHA-256 of the secret as 64 hexadecimal digits")
 
 
-def _names(values: object, what: str) -> tuple[str, ...] | None:
+def _groups(group: str, groups: object, where: str) -> tuple[str, ...] | None:
+    """The groups in order, each once; a group given beside them must be the first."""
+    names = _names(groups, f"{where}: groups", without="give group alone, or nothing")
+    if names is not None and group not in ("default", names[0]):
+        raise ConfigurationError(f"{where}: group is the first of groups; give groups alone")
+    return names and tuple(dict.fromkeys(names))
+
+
+def _names(
+    values: object, what: str, *, without: str = "leave it out to allow all"
+) -> tuple[str, ...] | None:
     if values is None:
         return None
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{what} is a list of names; put the name in [ ]")
     names = tuple(values)
     if not names:
-        raise ConfigurationError(f"{what} is empty; leave it out to allow all")
+        raise ConfigurationError(f"{what} is empty; {without}")
     for name in names:
         _text(name, f"{what}: {name!r}")
     return names

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..keys.choosing import CHOOSERS
+from ..keys.limits import KeyLimits
 from ..keys.pool import KeyPool
 from ..upstream.contract import Timeouts, Upstream
 
 _TIMEOUTS = Timeouts()
+_KEY_LIMITS = KeyLimits()
+CREDENTIALS = ("key", "refresh_token", "client_credentials", "caller")
+"""What a channel's keys may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +30,17 @@ class Channel:
     what callers may ask this channel for; `model_mapping` renames on the way out. Higher
     `priority` is asked first, `weight` is the share among equals, `groups` are the caller groups
     it serves. `passthrough` lets files and any other path through to it. `proxy` (a URL) and
-    `upstream` (your own Upstream) replace the direct connection. Raises ConfigurationError for
-    values that cannot work; nothing is read or opened before the gateway starts.
+    `upstream` (your own Upstream) replace the direct connection.
+
+    `key_limits` hold for each key. `credential` says what a key is: `key` (the secret itself),
+    `refresh_token` or `client_credentials` (exchanged at `token_exchange` for an access token), or
+    `caller` (each caller's own bearer is its key; `keys` are none then). `cost` is any number to
+    compare channels by, `model_timeouts` are limits for models that match a glob. `billing` names
+    how a key's balance is asked for (keys/probes.py) or is an async callable, `billing_urls` where.
+    `test_model` is what a scheduled test asks for. `enabled = False` takes the channel out by hand.
+
+    Raises ConfigurationError for values that cannot work; nothing is read or opened before the
+    gateway starts.
     """
 
     name: str
@@ -45,6 +59,15 @@ class Channel:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = field(default=None, repr=False)
     upstream: Upstream | None = None
+    key_limits: KeyLimits | Mapping[str, Any] = _KEY_LIMITS
+    credential: str = "key"
+    token_exchange: Any = field(default=None, repr=False)
+    cost: float = 0.0
+    model_timeouts: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    billing: str | Callable[..., Any] | None = None
+    billing_urls: Mapping[str, str] = field(default_factory=dict)
+    test_model: str | None = None
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         where = f"channel {self.name!r}"
@@ -64,6 +87,17 @@ class Channel:
         _check_headers(self.headers, where)
         if isinstance(self.timeouts, Mapping):
             object.__setattr__(self, "timeouts", limits_of(self.timeouts, where))
+        for glob, limits in self.model_timeouts.items():
+            limits_of(limits, f"{where}: model_timeouts of {glob!r}")
+        if isinstance(self.key_limits, Mapping):
+            object.__setattr__(self, "key_limits", key_limits_of(self.key_limits, where))
+        if not 0 <= self.cost < math.inf:
+            raise ConfigurationError(f"{where}: cost must be a number from 0")
+        if self.credential not in CREDENTIALS:
+            known = ", ".join(CREDENTIALS)
+            raise ConfigurationError(f"{where}: credential is one of {known}")
+        if self.credential == "caller" and self.keys:
+            raise ConfigurationError(f'{where}: credential = "caller" has no keys of its own')
 
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -90,3 +124,17 @@ def limits_of(given: Mapping[str, float | None], where: str) -> Timeouts:
         if value is not None and not value > 0:
             raise ConfigurationError(f"{where}: timeouts.{name} must be above 0 seconds")
     return Timeouts(**given)
+
+
+def key_limits_of(given: Mapping[str, Any], where: str) -> KeyLimits:
+    """Limits of a key as settings write them; ConfigurationError for one that is none."""
+    known = [one.name for one in fields(KeyLimits) if one.init]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(
+                f"{where}: key_limits has {name!r}; known are {', '.join(known)}"
+            )
+    try:
+        return KeyLimits(**given)
+    except (ConfigurationError, TypeError) as problem:
+        raise ConfigurationError(f"{where}: key_limits: {problem}") from problem

@@ -2,89 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from ..errors import Headers
-from ..exchange.caller import Caller, matches
-from ..keys.key import Key
+from ..exchange.caller import matches
+from ..keys.limits import KeyLimits
 from ..keys.pool import KeyPool, MemoryKeyPool
-from ..keys.sources import resolve_all
 from ..providers.row import Provider, auth_headers
 from ..providers.rows import provider as provider_row
 from ..providers.urls import endpoint_url
 from ..upstream.contract import Origin, Timeouts, Upstream
 from .channel import Channel
+from .mapping import chained, is_glob
+from .retrying import RetryBudget
+from .stats import ChannelStats
+from .surroundings import KEYLESS, Surroundings
 
 _REMEMBERED = 1024
-_KEYLESS = "no-key"
-"""Stands for the one key of a provider that needs none."""
 
 
 class LiveChannel:
     """What the relay asks of a channel. Building one reads `env:` and `file:` keys.
 
-    Raises ConfigurationError for an unknown provider, a base URL that cannot be joined, or keys
-    that cannot be read or sent.
+    Raises ConfigurationError for an unknown provider, a base URL that cannot be joined, keys that
+    cannot be read or sent, or a model mapping that goes in a circle.
     """
 
-    def __init__(self, config: Channel, upstream: Upstream, environ: Mapping[str, str]) -> None:
+    def __init__(self, config: Channel, upstream: Upstream, around: Surroundings) -> None:
         self.config = config
         self.name = config.name
         self.provider: Provider = provider_row(config.provider)
         self.upstream = upstream
         timeouts = config.timeouts
         self.timeouts = timeouts if isinstance(timeouts, Timeouts) else Timeouts(**timeouts)
+        self._model_timeouts = tuple(
+            (glob, replace(self.timeouts, **limits))
+            for glob, limits in config.model_timeouts.items()
+        )
         self.label = config.name.encode("ascii")
-        self.pool = self._pool(environ)
-        self._plain_models = frozenset(m for m in config.models if not _is_glob(m))
-        self._globs = tuple(m for m in config.models if _is_glob(m))
+        self.pool: KeyPool = around.pool(config, self.provider)
+        self.credentials = around.credentials(config, upstream)
+        self.patience = config.key_limits.wait if isinstance(config.key_limits, KeyLimits) else 0.0
+        """Seconds a call waits for a free key at most."""
+        self.mapping = chained(config.model_mapping, f"channel {config.name!r}: model_mapping")
+        self.plain_models = dict.fromkeys(
+            [*(m for m in config.models if not is_glob(m)), *self.mapping]
+        )
+        """Names it serves as they stand: those of `models` that are no globs, then the mapped."""
+        self.globs = tuple(m for m in config.models if is_glob(m))
+        self.stats = ChannelStats()
+        self.budget = RetryBudget(around.retry_budget)
         self._targets: dict[tuple[str, str], tuple[Origin, str]] = {}
         self._signed: dict[str, tuple[tuple[bytes, bytes], ...]] = {}
         self._fixed = (
             *self.provider.headers,
             *((k.lower().encode("ascii"), v.encode("latin-1")) for k, v in config.headers.items()),
         )
-        for key in self.pool.all():
-            self.sign(key)
+        if self.provider.key_required:
+            for key in getattr(self.pool, "keys", ()):
+                self.sign(key.secret)  # refuses at the start what no header can carry
         if self.provider.endpoints:
             self.target("/models", "model")
 
-    def _pool(self, environ: Mapping[str, str]) -> KeyPool:
-        config = self.config
-        if not isinstance(config.keys, (list, tuple)):
-            return config.keys  # type: ignore[return-value]  # a KeyPool of the user's own
-        where = f"channel {config.name!r}"
-        secrets = resolve_all(config.keys, environ, where=where)
-        if not secrets and not self.provider.key_required:
-            secrets = [_KEYLESS]
-        elif not secrets:
-            auth_headers(self.provider, None)
-        return MemoryKeyPool(secrets, choose=config.choose_key)
-
     def serves(self, model: str) -> bool:
         """Whether callers may ask this channel for `model`."""
-        return (
-            model in self._plain_models
-            or model in self.config.model_mapping
-            or matches(model, self._globs)
-        )
-
-    def open_to(self, group: str, caller: Caller | None) -> bool:
-        """Whether the caller's group and the channels its token is bound to allow this one."""
-        if caller is not None and caller.channels is not None and self.name not in caller.channels:
-            return False
-        return group in self.config.groups
+        return model in self.plain_models or matches(model, self.globs)
 
     def upstream_model(self, model: str) -> str:
-        """The provider's name of a model."""
-        return self.config.model_mapping.get(model, model)
+        """The provider's name of a model: the end of its chain in the mapping."""
+        return self.mapping.get(model, model)
 
     def listed(self) -> list[str]:
         """Model names for a listing: plain names and mapping keys, and for a glob the provider
         row's known models that match it."""
-        known = [m for m in self.provider.models if matches(m, self._globs)]
-        plain = [m for m in self.config.models if not _is_glob(m)]
-        return list(dict.fromkeys([*plain, *self.config.model_mapping, *known]))
+        known = [m for m in self.provider.models if matches(m, self.globs)]
+        return list(dict.fromkeys([*self.plain_models, *known]))
 
     def target(self, path: str, model: str) -> tuple[Origin, str]:
         """Where an endpoint of the API is at this provider; remembered."""
@@ -98,23 +91,44 @@ class LiveChannel:
 
     def url(self, path: str, model: str) -> tuple[Origin, str]:
         """Where any path (percent-encoded, with its query) is at this provider."""
+        return Origin.split(self._joined(path, model))
+
+    def _joined(self, path: str, model: str) -> str:
         config = self.config
         base = config.base_url
         if base is None and self.provider.quirks.in_process:
             base = "http://in-process"
-        url = endpoint_url(self.provider, base, path, paths=config.paths, model=model)
-        return Origin.split(url)
+        return endpoint_url(self.provider, base, path, paths=config.paths, model=model)
 
-    def sign(self, key: Key) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers every call with this key carries."""
-        found = self._signed.get(key.fingerprint)
+    def timeouts_for(self, model: str) -> Timeouts:
+        """The limits of a try for a model, as callers name it."""
+        for glob, limits in self._model_timeouts:
+            if matches(model, (glob,)):
+                return limits
+        return self.timeouts
+
+    def sign(self, secret: str) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers every call with this secret carries; those of the channel's own keys are
+        remembered, what keys are exchanged for and what callers bring is not."""
+        found = self._signed.get(secret)
         if found is None:
-            if len(self._signed) >= _REMEMBERED:  # a pool may make a new key for every call
-                self._signed.clear()
-            secret = None if key.secret == _KEYLESS else key.secret
-            signed: Headers = auth_headers(self.provider, secret)
-            found = self._signed[key.fingerprint] = (*signed, *self._fixed)
+            found = (*self._signature(secret), *self._fixed)
+            if self.credentials is None and self.config.credential != "caller":
+                if len(self._signed) >= _REMEMBERED:  # a pool may make a new key for every call
+                    self._signed.clear()
+                self._signed[secret] = found
         return found
+
+    def _signature(self, secret: str) -> Headers:
+        return auth_headers(self.provider, None if secret == KEYLESS else secret)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """What is to be open while calls go here; closed with the stack."""
+        resources = getattr(self.pool, "resources", None)
+        if resources is not None:
+            await stack.enter_async_context(resources)
+        if self.credentials is not None:
+            stack.push_async_callback(self.credentials.aclose)
 
     def adopt(self, old: LiveChannel) -> None:
         """After a reload: keys that were dead in the old channel stay dead in this one.
@@ -122,9 +136,7 @@ class LiveChannel:
         Not so when it leads elsewhere now: a key sent to the wrong place was refused for that.
         """
         same = old.provider is self.provider and old.config.base_url == self.config.base_url
+        if same:
+            self.stats = old.stats  # calls under way end there
         if same and isinstance(self.pool, MemoryKeyPool) and isinstance(old.pool, MemoryKeyPool):
             self.pool.adopt(old.pool)
-
-
-def _is_glob(name: str) -> bool:
-    return any(char in name for char in "*?[")

@@ -63,6 +63,9 @@ class Exchange:
     prefixes; the relay then refuses, as it is no host's own route after all."""
     bypassed: bool = False
     """The caller may use this endpoint although its model cannot be seen."""
+    bearer: str | None = None
+    """What the caller showed, for channels whose key is the caller's own. Set only where there is
+    such a channel, and never to one of the gateway's own access tokens: it goes to a provider."""
     everything_ours: bool = False
     """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
     announced: int | None = None

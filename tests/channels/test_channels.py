@@ -8,35 +8,14 @@ import pytest
 
 from asgi_llm_gateway import Caller, Channel, ConfigurationError, Relay
 from asgi_llm_gateway.channels.index import ChannelTable
-from asgi_llm_gateway.channels.judging import Verdict, judge
-from asgi_llm_gateway.channels.live import LiveChannel
 from asgi_llm_gateway.errors import (
-    BadAnswer,
-    ConnectFailed,
-    ConnectionLost,
-    GatewayError,
-    InvalidRequest,
     ModelNotFound,
     NotSupported,
-    PermissionDenied,
-    PoolTimeout,
-    ProviderRefused,
-    UpstreamTimeout,
 )
-from asgi_llm_gateway.keys.key import Key
 from asgi_llm_gateway.keys.pool import MemoryKeyPool
 from asgi_llm_gateway.upstream.contract import Timeouts
+from tests.channels.lives import live, names
 from tests.upstreams import FakeUpstream, Reply, ask, channel_to
-
-
-def live(name: str = "main", environ: dict[str, str] | None = None, **config: Any) -> LiveChannel:
-    given = {"name": name, "base_url": "https://p.test/v1", "models": ["*"], **config}
-    return LiveChannel(Channel(**given), FakeUpstream(), environ or {})
-
-
-def names(tiers: Any) -> list[list[str]]:
-    return [[channel.name for channel in tier] for tier in tiers]
-
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "a name is"),
@@ -126,8 +105,8 @@ def test_models_are_served_by_name_by_glob_and_by_mapping(
 
 def test_keys_are_read_from_where_they_are_and_each_can_be_sent() -> None:
     channel = live(environ={"KEY": "sk-env"}, keys=["sk-a", "env:KEY", "sk-a"])
-    assert [key.secret for key in channel.pool.all()] == ["sk-a", "sk-env"]
-    signed = dict(channel.sign(channel.pool.all()[1]))
+    assert [key.secret for key in channel.pool.keys] == ["sk-a", "sk-env"]
+    signed = dict(channel.sign(channel.pool.keys[1].secret))
     assert signed[b"authorization"] == b"Bearer sk-env"
 
 
@@ -135,7 +114,7 @@ async def test_a_provider_that_wants_no_key_is_called_without_one() -> None:
     channel = live(provider="ollama", base_url=None)
     key = await channel.pool.take(None)
     assert key is not None
-    assert b"authorization" not in dict(channel.sign(key))
+    assert b"authorization" not in dict(channel.sign(key.secret))
 
 
 async def test_a_pool_of_ones_own_takes_the_place_of_keys() -> None:
@@ -239,48 +218,22 @@ async def test_a_reload_can_take_the_last_alias_away() -> None:
     assert upstream.asked[0].json["model"] == "a"
 
 
-# What a failure means
-
-
-def refused(status: int) -> ProviderRefused:
-    return ProviderRefused("no", status=status)
-
-
-VERDICTS: list[tuple[GatewayError, Verdict]] = [
-    *[(refused(s), Verdict(retry=False)) for s in (400, 404, 405, 413, 415, 422, 451)],
-    *[(refused(s), Verdict(retry=True)) for s in (403, 408, 409, 429, 500, 502, 503, 504, 529)],
-    (refused(401), Verdict(retry=True, drop_key=True)),
-    (ConnectFailed("x"), Verdict(retry=True, spend_channel=True)),
-    (PoolTimeout("x"), Verdict(retry=True, spend_channel=True)),
-    (ConnectionLost("x"), Verdict(retry=True)),
-    (BadAnswer("x"), Verdict(retry=True)),
-    (UpstreamTimeout("x", phase="first_byte"), Verdict(retry=True)),
-    (InvalidRequest("x"), Verdict(retry=False)),
-    (PermissionDenied("x"), Verdict(retry=False)),
-]
-
-
-@pytest.mark.parametrize(("failure", "verdict"), VERDICTS)
-def test_each_failure_has_its_verdict(failure: GatewayError, verdict: Verdict) -> None:
-    assert judge(failure) == verdict
-
-
 async def test_a_reload_that_leads_elsewhere_forgets_which_keys_were_dead() -> None:
     dead = MemoryKeyPool(["sk-one-11111111"])
-    await dead.remove(dead.all()[0], "the provider answered 401")
+    await dead.remove(dead.keys[0], "the provider answered 401")
     for base_url, left in (("https://wrong.test", 0), ("https://right.test", 1)):
         old = live(base_url="https://wrong.test")
         old.pool = dead
         new = live(base_url=base_url, keys=["sk-one-11111111"])
         new.adopt(old)
-        assert len(new.pool.all()) == left
+        assert len(new.pool.keys) == left
 
 
 def test_what_is_remembered_by_model_or_key_is_bounded() -> None:
     channel = live(base_url="https://one.test")
     for number in range(3000):
         channel.target("/chat/completions", f"m{number}")
-        channel.sign(Key(f"sk-{number:08}"))
+        channel.sign(f"sk-{number:08}")
     assert len(channel._targets) <= 1024
     assert len(channel._signed) <= 1024
     assert ("/chat/completions", "m2999") in channel._targets

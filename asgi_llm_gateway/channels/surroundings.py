@@ -1,0 +1,81 @@
+"""What a channel is built from beside its own values: where secrets are read and state is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..keys.credentials import (
+    CallerKeys,
+    Credentials,
+    TokenExchange,
+    credentials_of,
+    tokens_of,
+)
+from ..keys.credentials.choosing import exchange_of
+from ..keys.key import Key
+from ..keys.pool import KeyPool
+from ..keys.pool_of import pool_of
+from ..keys.sealing import Seal
+from ..keys.sources import resolve_all
+from ..providers.row import Provider, auth_headers
+from ..state import State
+from ..upstream.contract import Upstream
+from .channel import Channel
+
+KEYLESS = "no-key"
+"""Stands for the one key of a provider that needs none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Given to every channel of a relay.
+
+    `environ` is where `env:` keys are read, `state` what several processes share, `seal` what
+    seals secrets in it, `state_file` what keeps tokens over a restart without it. `on_removed` is
+    told of every key that is taken out, `retry_budget` is the share of a channel's recent calls
+    that may be retries there.
+    """
+
+    environ: Mapping[str, str]
+    state: State | None = None
+    seal: Seal | None = None
+    state_file: str | None = None
+    on_removed: tuple[Callable[[Key, str], None], ...] = ()
+    retry_budget: float = 0.1
+
+    def pool(self, config: Channel, provider: Provider) -> KeyPool:
+        """The channel's keys: a pool of the user's own, the callers' bearers, or its secrets."""
+        if not isinstance(config.keys, (list, tuple)):
+            return config.keys  # type: ignore[return-value]  # a KeyPool of the user's own
+        if config.credential == "caller":
+            return CallerKeys()
+        where = f"channel {config.name!r}"
+        secrets = resolve_all(config.keys, self.environ, where=where)
+        if not secrets and not provider.key_required:
+            secrets = [KEYLESS]
+        elif not secrets:
+            auth_headers(provider, None)  # says which key is missing
+        assert not isinstance(config.key_limits, Mapping)
+        pool = pool_of(
+            config.name,
+            secrets,
+            choose=config.choose_key,
+            limits=config.key_limits,
+            state=self.state,
+            seal=self.seal,
+        )
+        pool.on_removed.extend(self.on_removed)
+        return pool
+
+    def credentials(self, config: Channel, upstream: Upstream) -> Credentials | None:
+        """What becomes of a key on the wire; None where it is the key itself."""
+        given, where = config.token_exchange, f"channel {config.name!r}"
+        if config.credential in ("key", "caller") and given is None:
+            return None
+        exchange: TokenExchange | None = given
+        if isinstance(given, Mapping):
+            exchange = exchange_of(given, where=f"{where}: token_exchange")
+        callers = config.credential == "caller"
+        store = tokens_of(self.state, self.state_file, seal=self.seal, callers=callers)
+        return credentials_of(config.credential, exchange, upstream, store, where=where)

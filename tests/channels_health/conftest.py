@@ -1,0 +1,1 @@
+from tests.valkey import own_valkey, valkey  # noqa: F401
