@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..wire.sse import Event, SSEReader, write
-from .tap import UNREADABLE
+from .soundness import UNREADABLE
 
 EVENTS_KEY = "asgi_llm_gateway.events"
 """Where a body message carries its decoded events."""

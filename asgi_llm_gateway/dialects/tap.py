@@ -85,7 +85,7 @@ class Tap:
     def end(self) -> bytes | None:
         """The bytes that complete the stream (mostly none); None when it was cut short."""
         tail = b"".join(self._last)
-        self.failed = _has_error(tail)
+        self.failed = has_error(tail)
         if self.failed:
             return b""
         return self._complete(tail)
@@ -211,7 +211,8 @@ def _without_usage(events: bytes) -> bytes:
     return bytes(kept)
 
 
-def _has_error(tail: bytes) -> bool:
+def has_error(tail: bytes) -> bool:
+    """Whether one of these whole events is an error of the provider's."""
     # Plain searches first: over a fast provider's last pieces a pattern takes longer than the call.
     if not any(mark in tail for mark in _ERROR_MARKS):
         return False
