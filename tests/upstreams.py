@@ -21,6 +21,8 @@ from asgi_llm_gateway.exchange.record import Exchange
 from asgi_llm_gateway.upstream.contract import UpstreamRequest
 from tests.asgi import Answer, call
 
+ALWAYS: Final = {"sweep of keys"}
+"""Tasks that belong to the relay, not to a call."""
 HANG: Final = "hang"
 """In a script: wait until cancelled or closed."""
 Step = bytes | float | Exception | str
@@ -250,7 +252,7 @@ def in_flight(relay: Relay) -> dict[str, int]:
     """How many calls hold each key, by channel."""
     assert relay.channels is not None
     return {
-        channel.name: sum(key.in_flight for key in channel.pool.all())
+        channel.name: sum(key.in_flight for key in channel.pool.keys)
         for channel in relay.channels.channels
     }
 
@@ -273,7 +275,8 @@ async def nothing_left(relay: Relay, within: float = 1.0) -> None:
     me = asyncio.current_task()
     while True:
         found = left_open(relay)
-        found += [f"{task!r} goes on" for task in asyncio.all_tasks() if task is not me]
+        others = [t for t in asyncio.all_tasks() if t is not me and t.get_name() not in ALWAYS]
+        found += [f"{task!r} goes on" for task in others]
         if not found or asyncio.get_running_loop().time() > until:
             break
         await asyncio.sleep(0.01)

@@ -43,7 +43,7 @@ def _number(count: int, what: str) -> str:
 def _row(channel: LiveChannel) -> tuple[str, ...]:
     config, provider = channel.config, channel.provider
     models = ", ".join([*config.models, *config.model_mapping]) or "pass-through only"
-    keys = channel.pool.all() if config.keys else []
+    keys = getattr(channel.pool, "keys", ()) if config.keys else ()
     prints = ", ".join(key.fingerprint for key in keys[:3])
     shown = f"{len(keys)} ({prints}{', …' if len(keys) > 3 else ''})" if keys else "none"
     base_url = config.base_url or provider.base_url or "in this process"

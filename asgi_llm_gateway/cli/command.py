@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_check(commands)
     _add_token(commands)
+    _add_keys(commands)
     return top
 
 
@@ -132,3 +133,49 @@ def _add_token(commands: _Commands) -> None:
     new.add_argument("--name", default="caller", help="whose it is (caller)")
     new.add_argument("--group", help="the group of channels it may use (default)")
     new.set_defaults(module="token")
+
+
+def _add_keys(commands: _Commands) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="look after the keys in the shared store",
+        description="See and change the keys that a running gateway shows its providers. They are "
+        "in the store that [state] names; where that is memory:// there is nothing to see.",
+    )
+    actions = keys.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listed = _add_keys_action(actions, "list", "show every key, its state and its balance")
+    added = _add_keys_action(actions, "add", "put keys in use")
+    removed = _add_keys_action(actions, "remove", "take keys out of use", names="+")
+    _add_keys_action(actions, "restore", "bring keys back from quarantine", names="+")
+    asked = _add_keys_action(actions, "balance", "ask providers what is left now", names="*")
+    for shown in (listed, asked):
+        shown.add_argument("--json", action="store_true", help="for programs")
+    added.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="env:NAME or file:PATH (standard input)"
+    )
+    _add_plain(added)
+    removed.add_argument("--reason", default="by hand", help="what the list will say (by hand)")
+
+
+def _add_keys_action(
+    actions: _Commands, name: str, help_: str, *, names: str | None = None
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=help_, description=f"{help_.capitalize()}.")
+    if names is not None:
+        action.add_argument(
+            "keys",
+            nargs=names,
+            metavar="KEY",
+            help="a fingerprint, or where the secret is: env:NAME, file:PATH, - (standard input)",
+        )
+        _add_plain(action)
+    action.add_argument("--channel", metavar="NAME", help="only this channel")
+    action.add_argument("--file", metavar="FILE", help="settings; ./gateway.toml if there is one")
+    action.set_defaults(module="keys", action=name)
+    return action
+
+
+def _add_plain(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--plain", action="store_true", help="take secrets written on the command line itself"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.cors import cors
 from ..channels.channel import Channel
+from ..channels.health.events import HealthEvent
+from ..channels.mapping import Names
+from ..channels.policy import Failover
 from ..errors import ConfigurationError, Unavailable
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..exchange.telling import farewell, refuse
+from ..keys.upkeep import Upkeep
 from ..relay import Relay
 from ..runtime import Resources, Tasks, answer_lifespan
+from ..state import State
 from ..upstream.contract import Upstream
 from .answers import Outgoing, end_badly, tell_health
 from .compose import checked, compose
@@ -82,11 +87,14 @@ class Gateway:
         middleware: Sequence[Middleware] = (),
         cors_origins: Sequence[str] = (),
         shutdown_timeout: float = 30.0,
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, Names] | None = None,
         default_models: Mapping[str, str] | None = None,
         anonymous: bool = False,
         limits: BodyLimits | None = None,
-        max_attempts: int = 4,
+        failover: Failover | None = None,
+        state: State | str | None = None,
+        keys: Upkeep | None = None,
+        on_health: Sequence[Callable[[HealthEvent], None]] = (),
         upstream: Upstream | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -95,7 +103,10 @@ class Gateway:
             aliases=aliases,
             default_models=default_models,
             anonymous=anonymous,
-            max_attempts=max_attempts,
+            failover=failover,
+            state=state,
+            keys=keys,
+            on_health=on_health,
             upstream=upstream,
             environ=environ,
         )

@@ -15,6 +15,7 @@ from ..errors import ConfigurationError
 from ..exchange.limits import BodyLimits
 from ..relay import Relay
 from ..settings import Settings, Source, read_settings, require_callers
+from ..settings.running import failover_of, state_of, upkeep_of
 
 log = logging.getLogger("asgi_llm_gateway.gateway")
 
@@ -50,7 +51,9 @@ class Configuration:
             "default_models": settings.default_models,
             "anonymous": settings.auth.anonymous,
             "limits": BodyLimits(max_bytes=int(server.max_body_mb * _MB)),
-            "max_attempts": settings.failover.max_attempts,
+            "failover": failover_of(settings),
+            "state": state_of(settings),
+            "keys": upkeep_of(settings),
         }
 
     def reload(self, relay: Relay, given: Source | Settings | None) -> None:
@@ -94,10 +97,11 @@ class Configuration:
 
 def changed_beyond_reload(old: Settings, new: Settings) -> Iterator[str]:
     """The settings that differ and only take effect after a restart."""
-    for table in ("server", "auth", "failover"):
+    for table in ("server", "auth", "failover", "state", "keys", "crypto"):
         before, after = getattr(old, table), getattr(new, table)
         for one in fields(before):
             if getattr(before, one.name) != getattr(after, one.name):
                 yield f"{table}.{one.name}"
-    if old.default_models != new.default_models:
-        yield "default_models"
+    for name in ("default_models", "health", "error_rules"):
+        if getattr(old, name) != getattr(new, name):
+            yield name

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
+from ..auth.credential import from_headers
 from ..channels.channel import Channel
+from ..channels.health.book import Health
+from ..channels.health.events import HealthEvent
+from ..channels.health.shared import SharedHealth
 from ..channels.index import ChannelTable, Tiers
-from ..channels.live import LiveChannel
-from ..errors import AuthenticationFailed, ClientLeft, ConfigurationError, GatewayError
+from ..channels.mapping import Names
+from ..channels.policy import Failover
+from ..errors import (
+    AuthenticationFailed,
+    ClientLeft,
+    ConfigurationError,
+    GatewayError,
+    ModelNotFound,
+)
 from ..exchange.body import JSONBody, too_large
 from ..exchange.limits import BodyLimits
 from ..exchange.record import Exchange
 from ..exchange.snapshot import Snapshot
 from ..exchange.telling import farewell
+from ..keys.upkeep import Upkeep
 from ..runtime import Resources, answer_lifespan
+from ..state import State
 from ..upstream.contract import Upstream
-from ..upstream.direct import DirectUpstream
 from . import last_resort, models, passthrough
-from .attempts import Plan, first_to_answer
+from .attempts import Attempts
 from .call import Call
+from .conduct import Conduct
+from .course import Course
 from .headers import TO_CALLER, TO_CALLER_RAW
-from .inbound import DEFAULT_MODELS, understand
+from .inbound import DEFAULT_MODELS, Wanted, understand
+from .keepalive import kept_alive
 from .outbound import Outbound
+from .plan import Plan
+from .supply import Supply
 from .watch import Watch
 
 log = logging.getLogger("asgi_llm_gateway.relay")
@@ -37,22 +53,26 @@ class Relay:
 
         app.mount("/v1", Relay(channels=[Channel(...)]))
 
-    aliases: names callers may use for models. default_models: what a call without a model asks
-    for, by endpoint. anonymous: pass-through also without a caller. max_attempts: tries of one
-    call; dead keys, and candidates a guard refuses, are not counted. upstream: how channels
-    without one of their own connect. Keys are read when it starts (in a lifespan, else on the
-    first call), not when it is built.
+    aliases: names callers may use for models, each for one or for several that are asked in order.
+    default_models: what a call without a model asks for, by endpoint. anonymous: pass-through also
+    without a caller. failover: how far a call that fails goes on. state: what several processes
+    share (a URL, or a State). keys: how keys are looked after. on_health: told of every change of
+    a channel's health. upstream: how channels without one of their own connect. Keys are read when
+    it starts (in a lifespan, else on the first call), not when it is built.
     """
 
     def __init__(
         self,
         channels: Sequence[Channel],
         *,
-        aliases: Mapping[str, str] | None = None,
+        aliases: Mapping[str, Names] | None = None,
         default_models: Mapping[str, str] | None = None,
         anonymous: bool = False,
         limits: BodyLimits | None = None,
-        max_attempts: int = 4,
+        failover: Failover | None = None,
+        state: State | str | None = None,
+        keys: Upkeep | None = None,
+        on_health: Sequence[Callable[[HealthEvent], None]] = (),
         upstream: Upstream | None = None,
         environ: Mapping[str, str] | None = None,
         rng: Random | None = None,
@@ -62,12 +82,14 @@ class Relay:
         self._defaults = {**DEFAULT_MODELS, **(default_models or {})}
         self._anonymous = anonymous
         self._limits = limits
-        self._max_attempts = max_attempts
-        self._given = upstream is not None
-        self._upstream: Upstream = upstream or DirectUpstream()
-        self._proxies: dict[str, Upstream] = {}
-        self._environ = environ
-        self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
+        rules = failover or Failover()
+        shared = State(state) if isinstance(state, str) else state
+        rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
+        sharing = SharedHealth(shared) if shared is not None and shared.shared else None
+        self.health = Health(rules.health_rules(), shared=sharing, on_change=on_health, rng=rng)
+        """Which channels can be asked; `disable` and `enable` are a hand's."""
+        self._conduct = Conduct(rules, self.health, rng)
+        self._supply = Supply(upstream, environ, shared, keys or Upkeep(), sharing, self._conduct)
         self._table: Snapshot[ChannelTable] | None = None
         self.resources: Resources[Snapshot[ChannelTable]] = Resources(
             self._open, started_by="gateway.lifespan"
@@ -78,13 +100,15 @@ class Relay:
         """The channels of the moment; None before the start."""
         return self._table.current if self._table else None
 
-    def reload(self, channels: Sequence[Channel], aliases: Mapping[str, str] | None = None) -> None:
+    def reload(
+        self, channels: Sequence[Channel], aliases: Mapping[str, Names] | None = None
+    ) -> None:
         """Serve calls that begin from now on by these channels.
 
         Raises ConfigurationError, and changes nothing, when they cannot work. Keys that were dead
         in a channel of the same name stay dead.
         """
-        table = self._build(channels, self._aliases if aliases is None else aliases)
+        table = self._supply.table(channels, self._aliases if aliases is None else aliases)
         if self._table is not None:
             old = self._table.current.by_name
             for channel in table.channels:
@@ -103,7 +127,9 @@ class Relay:
             exchange.limits = self._limits
         loop = exchange.loop
         watch = Watch(receive, exchange.limits, loop)
-        out = Outbound(exchange, scope, send, watch)
+        rules = self._conduct.rules
+        splice = rules.stream_recovery == "splice"
+        out = Outbound(exchange, scope, send, watch, tell=rules.tell, splice=splice)
         try:
             with watch:
                 exchange.started = watch.progress
@@ -127,7 +153,9 @@ class Relay:
         return None
 
     async def _refuse(self, exchange: Exchange, out: Outbound, error: GatewayError) -> None:
-        if out.started:  # it cannot be said any more: without a last message nobody is fooled
+        if (
+            out.started and not out.kept_alive
+        ):  # it cannot be said any more: without a last message nobody is fooled
             exchange.outcome = "truncated"
             log.warning("an answer was cut midway: %s", error)
             return
@@ -159,17 +187,25 @@ class Relay:
         endpoint, method = exchange.endpoint, scope["method"]
         if exchange.passed_by is not None and exchange.caller is None and not self._anonymous:
             raise let_by(exchange.passed_by, exchange.root_path)
+        if self._anonymous and exchange.caller is None and table.takes_bearers:
+            exchange.bearer = (from_headers(scope["headers"]) or b"").decode("ascii") or None
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
                 body = exchange.body or await exchange.read(scope, receive, out.watch)
                 if isinstance(body, JSONBody) and len(body.raw) > exchange.limits.max_bytes:
                     raise too_large(exchange.limits)  # an outer part read it by its own limits
-                wanted = understand(exchange, body, table.aliases, self._defaults)
-                tiers = table.tiers(wanted.model, endpoint.name, exchange.caller)
-                call = Call(exchange, wanted, scope, out.watch)
+                wanted = understand(exchange, body, table, self._defaults)
+                tiers = served(table, wanted, exchange)
+                call = Call(
+                    exchange,
+                    wanted,
+                    scope,
+                    out.watch,
+                    buffer=self._conduct.rules.stream_recovery == "buffer",
+                )
                 if endpoint.body != "json":
                     call.form(scope, receive, out.watch)
-                return await self._run(exchange, call, tiers, out, TO_CALLER)
+                return await self._run(exchange, scope, call, tiers, table, out, TO_CALLER)
             if endpoint.kind == "models" and (
                 method in endpoint.methods or not takes_any_path(table)
             ):
@@ -182,58 +218,52 @@ class Relay:
                 through = passthrough.tiers(exchange, table, anonymous=self._anonymous)
                 if through:
                     raw = passthrough.Passthrough(exchange, scope, receive, out.watch)
-                    return await self._run(exchange, raw, through, out, TO_CALLER_RAW)
+                    return await self._run(exchange, scope, raw, through, table, out, TO_CALLER_RAW)
         raise last_resort.refusal(exchange, method)
 
     async def _run(
         self,
         exchange: Exchange,
+        scope: Any,
         plan: Plan,
         tiers: Tiers,
+        table: ChannelTable,
         out: Outbound,
         names: frozenset[bytes],
     ) -> None:
-        clock = out.watch.loop.time
-        running = await first_to_answer(exchange, plan, tiers, self._max_attempts, self._rng, clock)
-        exchange.first_byte = clock()
+        conduct, watch = self._conduct, out.watch
+        prefer = conduct.preference(scope["headers"], exchange.body)
+        course = Course(exchange, plan, tiers, table, conduct, prefer)
+        attempts = Attempts(exchange, plan, course, conduct)
+        watch.give_up_at = plan.times.until(exchange.started, conduct.time_budget)
         try:
-            await out.relay(running, names)
+            if plan.streamed and conduct.keep_alive is not None:
+                begun = kept_alive(attempts.first(), out.comment, conduct.keep_alive)
+            else:
+                begun = attempts.first()
+            running = await begun
+            watch.give_up_at = None
+            exchange.first_byte = running.attempt.first_byte
+            await out.relay(attempts, running, names)
         finally:
-            await running.close(exchange, clock(), exchange.outcome or "left")
-
-    def _build(self, channels: Sequence[Channel], aliases: Mapping[str, str]) -> ChannelTable:
-        environ = os.environ if self._environ is None else self._environ
-        live = [LiveChannel(c, self._upstream_of(c), environ) for c in channels]
-        return ChannelTable(live, aliases)
-
-    def _upstream_of(self, channel: Channel) -> Upstream:
-        """The channel's own way out, one through its proxy, the simulator's, or the shared one."""
-        if channel.upstream is not None:
-            return channel.upstream
-        if channel.provider == "simulator" and channel.base_url is None:
-            from ..providers.simulator import simulator_app
-            from ..upstream.in_process import InProcessUpstream
-
-            return InProcessUpstream(simulator_app())
-        if channel.proxy is not None:
-            from ..upstream.via_httpx import proxied
-
-            if channel.proxy not in self._proxies:
-                self._proxies[channel.proxy] = proxied(channel.proxy)
-            return self._proxies[channel.proxy]
-        return self._upstream
+            await attempts.close(exchange.outcome or "left")
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Snapshot[ChannelTable]]:
         if self._table is None:
-            self._table = Snapshot(self._build(self._channels, self._aliases))
+            self._table = Snapshot(self._supply.table(self._channels, self._aliases))
         try:
-            yield self._table
+            async with AsyncExitStack() as stack:
+                await self._supply.open(stack, self._table)
+                try:
+                    yield self._table
+                except GeneratorExit:
+                    # Nobody stopped us and the loop is ending: it closes every open generator by
+                    # itself, those on the stack too, and one must not be closed from two sides.
+                    stack.pop_all()
+                    raise
         finally:
-            if not self._given:
-                await self._upstream.aclose()
-            for upstream in self._proxies.values():
-                await upstream.aclose()
+            await self._supply.close()
 
 
 def let_by(part: str, root_path: str) -> AuthenticationFailed:
@@ -248,3 +278,16 @@ def let_by(part: str, root_path: str) -> AuthenticationFailed:
 def takes_any_path(table: ChannelTable) -> bool:
     """Whether there is a channel for pass-through, whoever calls."""
     return any(c.config.passthrough for c in table.channels)
+
+
+def served(table: ChannelTable, wanted: Wanted, exchange: Exchange) -> Tiers:
+    """The channels of the first of the wanted models that is served at all; those before it are
+    wanted no more. Raises what the table says of the last one."""
+    endpoint, caller = exchange.endpoint.name, exchange.caller
+    while True:
+        try:
+            return table.tiers(wanted.models[0], endpoint, caller)
+        except ModelNotFound:
+            if len(wanted.models) == 1:
+                raise
+            wanted.models = wanted.models[1:]

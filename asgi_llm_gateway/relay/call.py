@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 from ..channels.live import LiveChannel
 from ..errors import Headers
 from ..exchange.body import JSONBody, MultipartBody
 from ..exchange.record import Exchange
-from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
 from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed
 from .inbound import Wanted
-from .opened import Flow, Whole, open_answer
+from .opened import Flow, Whole, hold, open_answer
+from .times import Times
 from .upload import Upload
 from .watch import Receive, Watch
 
@@ -23,14 +23,18 @@ _FORM_TYPE = frozenset({b"content-type"})
 class Call:
     """Builds the requests of one understood call, and opens their answers (an attempts.Plan)."""
 
-    __slots__ = ("_headers", "_upload", "_wanted", "exchange", "model")
+    __slots__ = ("_buffer", "_headers", "_upload", "_wanted", "exchange", "models", "times")
 
-    def __init__(self, exchange: Exchange, wanted: Wanted, scope: Any, watch: Watch) -> None:
+    def __init__(
+        self, exchange: Exchange, wanted: Wanted, scope: Any, watch: Watch, *, buffer: bool = False
+    ) -> None:
         self.exchange = exchange
-        self.model = wanted.model
+        self.models = wanted.models
         self._wanted = wanted
+        self._buffer = buffer
         self._upload: Upload | None = None
         headers: Headers = scope["headers"]
+        self.times = Times(headers)
         self._headers = allowed(headers, TO_PROVIDER)
         if isinstance(wanted.body, JSONBody):
             self._headers += JSON_BODY
@@ -60,7 +64,12 @@ class Call:
             and channel.provider.quirks.stream_options
         )
 
-    def build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+    @property
+    def streamed(self) -> bool:
+        """Whether the caller wants a stream of events."""
+        return self._wanted.stream
+
+    def build(self, channel: LiveChannel, secret: str, model: str) -> UpstreamRequest:
         """The request of one attempt."""
         wanted = self._wanted
         origin, target = channel.target(wanted.endpoint.path, model)
@@ -82,10 +91,10 @@ class Call:
             "POST",
             origin,
             target,
-            [*channel.sign(key), *self._headers],
+            [*channel.sign(secret), *self._headers],
             content,
             length,
-            channel.timeouts,
+            self.times.of(channel, model),
             self.exchange.loop,
         )
 
@@ -93,15 +102,18 @@ class Call:
         announced = self.exchange.announced
         return None if announced is None else announced + body.grown
 
-    def open(
-        self, response: UpstreamResponse, channel: LiveChannel
-    ) -> Coroutine[Any, Any, Whole | Flow]:
-        """The beginning of one attempt's answer."""
+    async def open(
+        self, response: UpstreamResponse, channel: LiveChannel, model: str
+    ) -> Whole | Flow:
+        """The beginning of one attempt's answer, or with `buffer` all of a stream."""
         wanted = self._wanted
-        return open_answer(
+        answer = await open_answer(
             response,
             wanted.dialect,
             streamed=wanted.stream,
             hide_usage=wanted.stream and self.asks_usage(channel),
-            first_token=channel.timeouts.first_token,
+            first_token=self.times.of(channel, model).first_token,
         )
+        if self._buffer and isinstance(answer, Flow) and answer.tap is not None:
+            return await hold(answer, wanted.dialect)
+        return answer

@@ -53,6 +53,7 @@ JSON_BODY: Headers = [
 ]
 STREAMED_BODY: Headers = JSON_BODY[1:]
 
+EVENT_STREAM: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
 STREAM_ANSWER: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 """What keeps proxies on the way from holding a stream back."""
 

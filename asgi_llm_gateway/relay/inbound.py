@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ..channels.index import ChannelTable
 from ..dialects.base import Dialect
 from ..dialects.registry import DIALECTS
 from ..endpoints import Endpoint
@@ -32,13 +33,13 @@ _SHORT = 64
 
 @dataclass(slots=True)
 class Wanted:
-    """A call understood: the model after aliases, and how its body leaves for a provider."""
+    """A call understood: its models after aliases, in order, and how its body leaves."""
 
     endpoint: Endpoint
     dialect: Dialect
     body: Body
     asked: str
-    model: str
+    models: tuple[str, ...]
     stream: bool
     usage_asked: bool
 
@@ -57,7 +58,7 @@ class Wanted:
 
 
 def understand(
-    exchange: Exchange, body: Body, aliases: Mapping[str, str], defaults: Mapping[str, str]
+    exchange: Exchange, body: Body, table: ChannelTable, defaults: Mapping[str, str]
 ) -> Wanted:
     """Check the request as far as the gateway acts on it; the rest is the provider's to judge.
 
@@ -88,7 +89,7 @@ def understand(
         dialect,
         body,
         asked,
-        aliases.get(asked, asked),
+        table.resolve(asked),
         view.stream,
         bool(options and options.get("include_usage")),
     )

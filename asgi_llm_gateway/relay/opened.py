@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from ..dialects.base import Dialect
-from ..dialects.tap import UNREADABLE, Tap, refuse_error, unended
+from ..dialects.soundness import UNREADABLE
+from ..dialects.tap import Tap, refuse_error, unended
 from ..errors import (
     BadAnswer,
     BodyTooLarge,
@@ -37,6 +38,7 @@ MAX_INFLATED = 32 * 1024 * 1024
 MAX_PRELUDE = 1024 * 1024
 """Bytes of comments before the first event of a stream; they are held until it comes."""
 MAX_ERROR = 256 * 1024
+_NO_PIECES: tuple[bytes, ...] = ()
 _BRACKET = ord("[")
 _BOM = b"\xef\xbb\xbf"
 """May stand before a stream's first event (WHATWG); clients' readers mostly do not expect it."""
@@ -141,6 +143,36 @@ async def _open_stream(
         held = held.removeprefix(_BOM)
         return Flow(response.status, response.headers, pieces, held, WholeEvents(), tap)
     raise BadAnswer("the provider's stream ended before its first event")
+
+
+async def hold(flow: Flow, dialect: Dialect) -> Flow:
+    """The same stream, whole before its first byte goes out; raises what makes it a failure.
+
+    One of more than MAX_ANSWER bytes is too much to hold: the rest of it goes out as it comes.
+    """
+    whole, probe = flow.whole, dialect.tap(False)
+    assert whole is not None
+    held = [flow.begun]
+    size = len(flow.begun)
+    async for piece in flow.pieces:
+        events = whole.feed(piece)
+        size += len(events)
+        held.append(events)
+        if size > MAX_ANSWER:
+            return Flow(flow.status, flow.headers, flow.pieces, b"".join(held), whole, flow.tap)
+    held.append(last_event(whole))
+    begun = b"".join(held)
+    probe.feed(begun)
+    if probe.end() is None:
+        raise BadAnswer("the provider's stream ended before it was complete")
+    if probe.failed:
+        raise BadAnswer("the provider ended its stream with an error")
+    return Flow(flow.status, flow.headers, _nothing(), begun, WholeEvents(), flow.tap)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in _NO_PIECES:
+        yield piece
 
 
 def last_event(whole: WholeEvents) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..dialects.tap import UNREADABLE
+from ..dialects.soundness import UNREADABLE
 from ..errors import (
     BadAnswer,
     GatewayError,
@@ -18,10 +18,11 @@ from ..errors import (
     stream_event,
 )
 from ..exchange.record import Exchange
-from ..keys.key import Key
-from .attempts import Running, blotted
-from .headers import STREAM_ANSWER, TO_CALLER, allowed, first
-from .opened import Flow, Whole, last_event
+from .attempts import Attempts
+from .headers import EVENT_STREAM, STREAM_ANSWER, TO_CALLER, allowed, first
+from .opened import Flow, Whole
+from .streaming import stream
+from .trying import Try
 from .watch import Watch
 
 log = logging.getLogger("asgi_llm_gateway.relay")
@@ -31,42 +32,70 @@ Send = Callable[[Any], Coroutine[Any, Any, None]]
 _FITS = 65_536
 """Bytes that asyncio's transports take however little the caller reads."""
 
-
-_ERROR = b"error"
-"""What an error event of a provider's cannot do without; then its key is looked for in it."""
 _BODILESS = frozenset({204, 304})
 """Statuses whose answers have no body, whatever an upstream hands out (RFC 9110 section 6.4.1)."""
 
 
 class Outbound:
-    """The way out of one call; remembers whether the caller has seen anything yet."""
+    """The way out of one call; remembers whether the caller has seen anything yet.
 
-    __slots__ = ("_exchange", "_scope", "_send", "started", "watch")
+    `tell` adds the `x-llm-*` headers, `splice` lets other candidates go on with a cut stream.
+    """
 
-    def __init__(self, exchange: Exchange, scope: Any, send: Send, watch: Watch) -> None:
-        self._exchange = exchange
+    __slots__ = ("_scope", "_splice", "_tell", "exchange", "kept_alive", "send", "started", "watch")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        scope: Any,
+        send: Send,
+        watch: Watch,
+        *,
+        tell: bool = True,
+        splice: bool = False,
+    ) -> None:
+        self.exchange = exchange
         self._scope = scope
-        self._send = send
+        self.send = send
         self.watch = watch
+        self._tell = tell
+        self._splice = splice
         self.started = False
+        self.kept_alive = False
+        """Only comments have gone out: whatever comes is told inside a stream."""
 
     async def start(self, status: int, headers: Headers) -> None:
         """The head of the answer, with the request id every answer carries."""
         self.started = True
-        self._exchange.status = status
-        headers.append((b"x-request-id", self._exchange.request_id(self._scope).encode()))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.exchange.status = status
+        headers.append((b"x-request-id", self.exchange.request_id(self._scope).encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, data: bytes, *, more: bool) -> None:
         """One message of the body."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.watch.over = not more
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def relay(self, running: Running, names: frozenset[bytes] = TO_CALLER) -> None:
+    async def comment(self) -> None:
+        """A sign of life before the provider's first event; it commits the status."""
+        if not self.started:
+            self.kept_alive = True
+            await self.start(200, [*EVENT_STREAM, *STREAM_ANSWER])
+        await self.paced(b": keep-alive\n\n")
+
+    async def relay(
+        self, attempts: Attempts, running: Try, names: frozenset[bytes] = TO_CALLER
+    ) -> None:
         """Pass an answer on to its end."""
-        exchange, answer = self._exchange, running.answer
-        headers = allowed(answer.headers, names)
-        headers.append((b"x-llm-channel", running.channel.label))
-        headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
+        exchange, answer = self.exchange, running.answer
+        if isinstance(answer, Flow) and answer.tap is not None:
+            if not self.started:
+                headers = self._told(allowed(answer.headers, names), running, attempts)
+                await self.start(answer.status, headers + STREAM_ANSWER)
+            return await stream(self, attempts, running, splice=self._splice)
+        if self.kept_alive:
+            raise BadAnswer("the provider answered a streamed call with no stream")
+        headers = self._told(allowed(answer.headers, names), running, attempts)
         if isinstance(answer, Whole):
             body = answer.body
             headers.append((b"content-length", b"%d" % len(body)))
@@ -74,83 +103,57 @@ class Outbound:
             exchange.status = answer.status
             headers.append((b"x-request-id", exchange.request_id(self._scope).encode()))
             self.started = True
-            send = self._send
+            send = self.send
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            self.watch.over = True
             if len(body) > _FITS:
                 self.watch.sending_since = self.watch.loop.time()
             await send({"type": "http.response.body", "body": body, "more_body": False})
             exchange.outcome = "ok"
-        elif answer.tap is None:
-            await self._plain(answer, headers)
         else:
-            await self._events(answer, headers, running.key)
+            await self._plain(answer, headers, running)
+        return None
 
-    async def _plain(self, flow: Flow, headers: Headers) -> None:
+    def _told(self, headers: Headers, running: Try, attempts: Attempts) -> Headers:
+        if self._tell:
+            headers.append((b"x-llm-channel", running.channel.label))
+            headers.append((b"x-llm-attempts", b"%d" % len(self.exchange.attempts)))
+            if attempts.course.fell_back:
+                headers.append((b"x-llm-fallback", running.model.encode("latin-1", "replace")))
+        return headers
+
+    async def _plain(self, flow: Flow, headers: Headers, this: Try) -> None:
         """Bytes as they come. Cut midway, the last message stays out: the server then breaks the
         connection, which is the only way to say that the file is not whole."""
         await self.start(flow.status, headers)
         try:
             if flow.begun:
-                await self._paced(flow.begun)
+                await self.paced(flow.begun)
             if flow.status not in _BODILESS and self._scope["method"] != "HEAD":
                 async for piece in flow.pieces:
-                    await self._paced(piece)
+                    await self.paced(piece)
         except GatewayError as failure:
-            self._exchange.outcome = "truncated"
+            self.exchange.outcome = "truncated"
+            this.failed(failure)
             log.warning("an answer was cut midway: %s", failure)
             return
         await self.body(b"", more=False)
-        self._exchange.outcome = "ok"
+        self.exchange.outcome = "ok"
 
-    async def _events(self, flow: Flow, headers: Headers, key: Key) -> None:
-        """Whole events as they come, then the end they deserve."""
-        whole, tap = flow.whole, flow.tap
-        assert whole is not None
-        assert tap is not None
-        await self.start(flow.status, headers + STREAM_ANSWER)
-        self._exchange.usage_from(tap.usage)
-        failure: GatewayError | None = None
-        try:
-            if out := tap.feed(flow.begun):
-                await self._paced(out)
-            feed, forward, watch, send = whole.feed, tap.feed, self.watch, self._send
-            async for piece in flow.pieces:
-                if (events := feed(piece)) and (out := forward(events)):
-                    if _ERROR in out:
-                        out = blotted(out, key)
-                    watch.sending_since = watch.loop.time()
-                    await send({"type": "http.response.body", "body": out, "more_body": True})
-                    watch.sending_since = None
-        except GatewayError as exc:
-            failure = exc
-        rest = whole.finish() if failure else last_event(whole)
-        if rest and (out := tap.feed(rest)):
-            await self._paced(out)
-        self._exchange.skipped_events = tap.skipped
-        ending = tap.end()
-        if ending is None:
-            failure = failure or BadAnswer("the provider's stream ended before it was complete")
-            self._exchange.outcome = "truncated"
-            log.warning("a stream was cut midway: %s", failure)
-            request_id = self._exchange.request_id(self._scope)
-            dialect = self._exchange.endpoint.dialect
-            number = tap.next_number()
-            ending = stream_event(failure, dialect, request_id, sequence=number)
-        else:
-            self._exchange.outcome = "provider_error" if tap.failed else "ok"
-        await self.body(ending, more=False)
-
-    async def _paced(self, data: bytes) -> None:
+    async def paced(self, data: bytes) -> None:
         """Send with the clock on, so that a caller who takes nothing is noticed."""
         watch = self.watch
         watch.sending_since = watch.loop.time()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
         watch.sending_since = None
 
     async def refuse(self, error: GatewayError) -> None:
         """Tell the caller of an error, in its dialect; a provider's own words word for word."""
-        exchange = self._exchange
+        exchange = self.exchange
         dialect = exchange.endpoint.dialect
+        if self.kept_alive:
+            exchange.outcome = "truncated"
+            return await self.body(self.error_event(error, 0), more=False)
         if isinstance(error, ProviderRefused):
             exchange.outcome = "provider_error"
             if _speaks(error.body, dialect):
@@ -158,16 +161,20 @@ class Outbound:
                 if not first(headers, b"content-type"):  # an error that came with status 200
                     headers.append((b"content-type", b"application/json"))
                 headers.append((b"content-length", b"%d" % len(error.body)))
-                await self._whole(error.status, headers, error.body)
-                return
+                return await self._whole(error.status, headers, error.body)
         else:
             exchange.outcome = "failed" if error.status >= 500 else "refused"
         status, headers, body = render(error, dialect, exchange.request_id(self._scope))
-        await self._whole(status, headers, body)
+        return await self._whole(status, headers, body)
+
+    def error_event(self, error: GatewayError, number: int) -> bytes:
+        """The dialect's error event; `number` is its place where a dialect numbers events."""
+        request_id = self.exchange.request_id(self._scope)
+        return stream_event(error, self.exchange.endpoint.dialect, request_id, sequence=number)
 
     async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
-        exchange = self._exchange
-        if exchange.attempts:
+        exchange = self.exchange
+        if self._tell and exchange.attempts:
             headers.append((b"x-llm-channel", exchange.attempts[-1].channel.encode("ascii")))
             headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         await self.start(status, headers)

@@ -12,10 +12,10 @@ from ..channels.live import LiveChannel
 from ..errors import InvalidRequest, NotFound, PermissionDenied
 from ..exchange.body import content_length
 from ..exchange.record import Exchange
-from ..keys.key import Key
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
 from .headers import TO_PROVIDER_RAW, allowed, first
 from .opened import Flow, Whole, refusal
+from .times import Times
 from .upload import Upload
 from .watch import Receive, Watch
 
@@ -27,7 +27,8 @@ _VERSION = re.compile(r"\A/v1(?=/|\Z)")
 class Passthrough:
     """One passed-through call (an attempts.Plan)."""
 
-    model = ""
+    models = ("",)
+    streamed = False
 
     def __init__(self, exchange: Exchange, scope: Any, receive: Receive, watch: Watch) -> None:
         headers = scope["headers"]
@@ -37,6 +38,7 @@ class Passthrough:
         self._headers = allowed(headers, TO_PROVIDER_RAW)
         self._headers.append((b"accept-encoding", b"identity"))
         self._headers.append((b"user-agent", b"asgi-llm-gateway"))
+        self.times = Times(headers)
         self._length = content_length(headers)
         # HTTP/2 and 3 frame a body themselves: no header need announce it.
         chunked = scope.get("http_version", "1.1") >= "2" and self._method not in _BODILESS
@@ -51,7 +53,7 @@ class Passthrough:
         """Whether the body can be sent once more."""
         return self._upload is None or not self._upload.begun
 
-    def build(self, channel: LiveChannel, key: Key, model: str) -> UpstreamRequest:
+    def build(self, channel: LiveChannel, secret: str, model: str) -> UpstreamRequest:
         """The request of one attempt."""
         endpoint = self._exchange.endpoint
         path = endpoint.rest if endpoint.kind == "proxy" else endpoint.path
@@ -64,13 +66,18 @@ class Passthrough:
             self._method,
             origin,
             target,
-            [*channel.sign(key), *self._headers],
+            [*channel.sign(secret), *self._headers],
             body,
             self._length if self._upload else None,
-            channel.timeouts,
+            self.times.of(channel, model),
         )
 
-    async def open(self, response: UpstreamResponse, channel: LiveChannel) -> Whole | Flow:  # noqa: ARG002
+    async def open(
+        self,
+        response: UpstreamResponse,
+        channel: LiveChannel,  # noqa: ARG002 - whoever answers, it is passed on
+        model: str,  # noqa: ARG002
+    ) -> Whole | Flow:
         """Whatever the provider answers is passed on; an error is judged as on any call."""
         if response.status >= 400:
             raise await refusal(response, first(response.headers, b"content-encoding"))

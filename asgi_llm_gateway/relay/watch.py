@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..errors import ClientLeft, RequestTimeout
+from ..errors import ClientLeft, RequestTimeout, UpstreamTimeout
 from ..exchange.limits import BodyLimits
 from ..runtime import sweep
 
@@ -27,11 +27,16 @@ class Watch:
     """A context around one call.
 
     While the body is read it raises RequestTimeout when that takes too long; once `begin` was
-    called, ClientLeft when the caller is gone.
+    called, ClientLeft when the caller is gone, and UpstreamTimeout when no answer has begun by
+    `give_up_at`.
     """
 
     sending_since: float | None = None
     """Loop time at which a send began that is still under way."""
+    give_up_at: float | None = None
+    """Loop time by which an answer must have begun; None once it has, or for no limit."""
+    over = False
+    """The last message is on its way: from now on it means nothing that the caller is gone."""
     _listener: asyncio.Task[None] | None = None
     _reason: Exception | None = None
     _begun = False
@@ -81,6 +86,10 @@ class Watch:
         """Called by the sweep."""
         if self.sending_since is not None and now - self.sending_since > _WRITE_TIMEOUT:
             self.stop(ClientLeft())
+        if self.give_up_at is not None and now > self.give_up_at:
+            self.stop(
+                UpstreamTimeout("no answer began within the time a call may take", phase="total")
+            )
         if not self._begun:
             if self.look_ahead is not None:
                 self._ahead = self.look_ahead()
@@ -95,7 +104,8 @@ class Watch:
         while (await self._receive())["type"] != "http.disconnect":  # noqa: ASYNC110
             # A host whose receive never waits must not hold the loop.
             await asyncio.sleep(0)
-        self.stop(ClientLeft())
+        if not self.over:
+            self.stop(ClientLeft())
 
     def stop(self, reason: Exception) -> None:
         """Give the call up wherever it is: `reason` is raised where the context ends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Kind:
 
     `expected` is how an error names it, `from_text` reads it from an environment variable.
     A `secret` is never repeated in an error. `late` values keep their `env:` and `file:` until
-    the gateway starts.
+    the gateway starts. `becomes` makes of an accepted value what the gateway works with.
     """
 
     expected: str
@@ -41,6 +42,7 @@ class Kind:
     from_text: Callable[[str], Any] = _toml
     secret: bool = False
     late: bool = False
+    becomes: Callable[[Any], Any] | None = None
 
     def refusal(self, given: object) -> str:
         """The second half of an error about a value that is not of this kind."""
@@ -94,16 +96,74 @@ def _one_of(*names: str) -> Kind:
     return Kind(f"one of {', '.join(names)}", lambda v: _is_text(v) and v in names, str)
 
 
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_duration = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)").fullmatch
+
+
+def _is_duration(value: Any) -> bool:
+    if isinstance(value, str):
+        return _duration(value) is not None
+    return value is False or (_is_number(value) and value >= 0)
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, str):
+        found = _duration(value)
+        assert found is not None
+        return float(found[1]) * _UNITS[found[2]]
+    return None if value is False else float(value)
+
+
+def _text_or_toml(text: str) -> Any:
+    return text if _duration(text) else _toml(text)
+
+
 TEXT: Final = Kind("a text", _is_text, str)
 SECRET: Final = Kind("a text", _is_text, str, secret=True)
 TEXTS: Final = Kind('a list of texts like ["a", "b"]', _is_texts, _split)
 KEYS: Final = Kind('a list of texts like ["env:NAME"]', _is_texts, _split, secret=True, late=True)
+SECRETS: Final = Kind('a list of texts like ["env:NAME"]', _is_texts, _split, secret=True)
 FLAG: Final = Kind("true or false", lambda v: isinstance(v, bool))
 WHOLE: Final = Kind("a whole number", _is_whole)
 COUNT: Final = Kind("a whole number from 1", lambda v: _is_whole(v) and v >= 1)
 PORT: Final = Kind("a port from 0 to 65535", lambda v: _is_whole(v) and 0 <= v <= 65535)
 ABOVE_0: Final = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
 SECONDS: Final = Kind("a number of seconds from 0", lambda v: _is_number(v) and v >= 0)
+DURATION: Final = Kind(
+    'a duration like 2.5 (seconds), "500ms", "60s" or "5m"; false for none',
+    _is_duration,
+    _text_or_toml,
+    becomes=_seconds,
+)
+NUMBER: Final = Kind("a number from 0", lambda v: _is_number(v) and v >= 0)
+TIME: Final = Kind(
+    'a duration like 2.5 (seconds), "500ms", "60s" or "5m"',
+    lambda v: v is not False and _is_duration(v),
+    _text_or_toml,
+    becomes=_seconds,
+)
+ONE_OR_MORE: Final = Kind(
+    'a text or a list of texts like ["a", "b"]', lambda v: _is_text(v) or _is_texts(v), _split
+)
+SHARE: Final = Kind("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
+TABLE: Final = Kind("a table", lambda v: isinstance(v, Mapping))
+SECRETS_TABLE: Final = Kind("a table", lambda v: isinstance(v, Mapping), secret=True)
+TABLES: Final = Kind(
+    'a table of tables like { "o*" = { first_token = 120 } }',
+    _table_of(lambda v: isinstance(v, Mapping)),
+)
+LISTS: Final = Kind(
+    'a table of lists like { a = ["b", "c"] }', _table_of(lambda v: _is_texts(v) and len(v) > 0)
+)
+ALIASES: Final = Kind(
+    'a table like { fast = "gpt-4o-mini", best = ["gpt-4o", "claude-sonnet"] }',
+    _table_of(lambda v: _is_text(v) or (_is_texts(v) and len(v) > 0)),
+)
+STATUSES: Final = Kind(
+    'a list of statuses like [429, "5xx"]',
+    lambda v: isinstance(v, list | tuple) and all(_is_whole(i) or _is_text(i) for i in v),
+    _split,
+)
 NAMES: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text))
 HEADERS: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text), secret=True)
 LIMITS: Final = Kind(

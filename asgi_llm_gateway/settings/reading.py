@@ -93,9 +93,12 @@ class _Reading:
             **tables,
             channels=tuple(channel for channel in channels if channel),
             access_tokens=good_tokens,
+            error_rules=tuple(self._row(row) for row in layers.lists["error_rules"]),
             aliases=self._map("aliases"),
             default_models=self._map("default_models"),
+            health=self._map("health"),
             source=self._source,
+            folder=None if self._folder is None else str(self._folder),
         )
 
     def _shared(self, upstream: UpstreamSettings) -> UpstreamSettings:
@@ -127,8 +130,8 @@ class _Reading:
                 values[key] = tuple(value) if isinstance(value, list) else value
         return values
 
-    def _map(self, name: str) -> dict[str, str]:
-        merged: dict[str, str] = {}
+    def _map(self, name: str) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
         for given in self._layers.maps[name]:
             before = len(self.problems)
             value = self._value(given)
@@ -149,7 +152,9 @@ class _Reading:
             value = [self._from_env(item, given.where) for item in value]
         elif isinstance(value, Mapping):
             value = {key: self._from_env(item, given.where) for key, item in value.items()}
-        if not kind.accepts(value) and not self._reported(value):
+        if kind.accepts(value):
+            return value if kind.becomes is None else kind.becomes(value)
+        if not self._reported(value):
             self.problems.append(f"{given.where} {kind.refusal(value)}")
         return value
 
@@ -185,6 +190,10 @@ class _Reading:
         if len(self.problems) > before:
             return None
         values["timeouts"] = _limits({**shared.timeouts, **values.get("timeouts", {})})
+        if "model_timeouts" in values:
+            values["model_timeouts"] = {
+                glob: _limits(limits) for glob, limits in values["model_timeouts"].items()
+            }
         values["proxy"] = values.get("proxy", shared.proxy) or None
         try:
             return Channel(**values)

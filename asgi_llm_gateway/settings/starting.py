@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 
 from ..channels.live import LiveChannel
+from ..channels.surroundings import Surroundings
 from ..errors import ConfigurationError
 from ..upstream import DirectUpstream
+from .running import failover_of, state_of, upkeep_of
 from .tables import Settings
 
 
@@ -36,7 +38,14 @@ def live_channels(
     Raises ConfigurationError with one line for each channel that cannot work, and when there is
     none at all.
     """
-    environ = os.environ if environ is None else environ
+    keys = upkeep_of(settings)
+    around = Surroundings(
+        environ=os.environ if environ is None else environ,
+        state=state_of(settings),
+        seal=keys.seal,
+        state_file=keys.state_file,
+    )
+    failover_of(settings)
     if not settings.channels:
         raise ConfigurationError(
             f'{settings.source}: there is no channel: add a [[channels]] table with name = "main", '
@@ -46,7 +55,7 @@ def live_channels(
     problems: list[str] = []
     for channel in settings.channels:
         try:
-            live.append(LiveChannel(channel, channel.upstream or DirectUpstream(), environ))
+            live.append(LiveChannel(channel, channel.upstream or DirectUpstream(), around))
         except ConfigurationError as exc:
             problems.append(f"{settings.source}: {exc.message}")
     if problems:

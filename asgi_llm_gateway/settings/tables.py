@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -48,9 +48,56 @@ class AuthSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverSettings:
-    """How far a call that fails before its first event goes on."""
+    """How far a call that fails goes on: the fields of `Failover`, with the waits between two
+    tries of one channel written out."""
 
     max_attempts: int = 4
+    time_budget: float | None = 300.0
+    first_wait: float = 0.5
+    wait_factor: float = 2.0
+    longest_wait: float = 8.0
+    retry_after_max: float = 600.0
+    retry_budget: float = 0.1
+    fallback_models: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    context_fallbacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    content_fallbacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    errors: str = "default"
+    strategy: str = "weighted"
+    affinity: tuple[str, ...] = ()
+    stream_recovery: str = "error"
+    keep_alive: float | None = None
+    hedge: bool = False
+    tell: bool = True
+    test_every: float | None = None
+    test_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSettings:
+    """Where what several processes share is kept: `memory://`, `redis://…`, `rediss://…`,
+    `redis+cluster://…` or `redis+sentinel://…`. `timeout` is for how many seconds it is waited
+    for."""
+
+    store: str = field(default="memory://", repr=False)
+    timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysSettings:
+    """How keys are looked after: every `sweep` seconds (None: never) each is asked whether it is
+    still good, `concurrency` at a time. `state_file` keeps access tokens, and refresh tokens that
+    rotate, over a restart where there is no shared store."""
+
+    sweep: float | None = 60.0
+    concurrency: int = 4
+    state_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CryptoSettings:
+    """`keys` (32 bytes each, base64) seal the secrets in a store: the first seals, all open."""
+
+    keys: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +118,22 @@ class Settings:
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     failover: FailoverSettings = FailoverSettings()
+    health: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers of the breaker that differ from the preset's (channels/health/rules.py)."""
+    error_rules: tuple[Mapping[str, Any], ...] = ()
+    """What single errors mean, above the preset (channels/error_rows.py)."""
+    state: StateSettings = StateSettings()
+    keys: KeysSettings = KeysSettings()
+    crypto: CryptoSettings = CryptoSettings()
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     channels: tuple[Channel, ...] = ()
     access_tokens: tuple[AccessToken, ...] = field(default=(), repr=False)
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     default_models: Mapping[str, str] = field(default_factory=dict)
     source: str = "settings"
     """What errors call the place these came from: the file's name."""
+    folder: str | None = None
+    """Where that file is; None without one."""
 
 
 TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
@@ -104,7 +160,36 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
             "bypass": kinds.TEXTS,
         },
     ),
-    "failover": (FailoverSettings, {"max_attempts": kinds.COUNT}),
+    "failover": (
+        FailoverSettings,
+        {
+            "max_attempts": kinds.COUNT,
+            "time_budget": kinds.DURATION,
+            "first_wait": kinds.TIME,
+            "wait_factor": kinds.ABOVE_0,
+            "longest_wait": kinds.TIME,
+            "retry_after_max": kinds.TIME,
+            "retry_budget": kinds.SHARE,
+            "fallback_models": kinds.LISTS,
+            "context_fallbacks": kinds.LISTS,
+            "content_fallbacks": kinds.LISTS,
+            "errors": kinds.TEXT,
+            "strategy": kinds.TEXT,
+            "affinity": kinds.TEXTS,
+            "stream_recovery": kinds.TEXT,
+            "keep_alive": kinds.DURATION,
+            "hedge": kinds.FLAG,
+            "tell": kinds.FLAG,
+            "test_every": kinds.DURATION,
+            "test_all": kinds.FLAG,
+        },
+    ),
+    "state": (StateSettings, {"store": kinds.SECRET, "timeout": kinds.ABOVE_0}),
+    "keys": (
+        KeysSettings,
+        {"sweep": kinds.DURATION, "concurrency": kinds.COUNT, "state_file": kinds.TEXT},
+    ),
+    "crypto": (CryptoSettings, {"keys": kinds.SECRETS}),
     "upstream": (UpstreamSettings, {"timeouts": kinds.LIMITS, "proxy": kinds.SECRET}),
 }
 """Tables that stand once."""
@@ -126,6 +211,15 @@ LISTS: Final[Mapping[str, Rows]] = {
         "paths": kinds.NAMES,
         "headers": kinds.HEADERS,
         "proxy": kinds.SECRET,
+        "key_limits": kinds.TABLE,
+        "credential": kinds.TEXT,
+        "token_exchange": kinds.SECRETS_TABLE,
+        "cost": kinds.NUMBER,
+        "model_timeouts": kinds.TABLES,
+        "billing": kinds.TEXT,
+        "billing_urls": kinds.NAMES,
+        "test_model": kinds.TEXT,
+        "enabled": kinds.FLAG,
     },
     "access_tokens": {
         "name": kinds.TEXT,
@@ -133,16 +227,37 @@ LISTS: Final[Mapping[str, Rows]] = {
         "sha256": kinds.SECRET,
         "user": kinds.TEXT,
         "group": kinds.TEXT,
+        "groups": kinds.TEXTS,
         "models": kinds.TEXTS,
         "channels": kinds.TEXTS,
         "ips": kinds.TEXTS,
         "expires": kinds.MOMENT,
         "enabled": kinds.FLAG,
+        "pin": kinds.FLAG,
         "previous": kinds.SECRET,
         "previous_until": kinds.MOMENT,
+    },
+    "error_rules": {
+        "name": kinds.TEXT,
+        "status": kinds.STATUSES,
+        "kind": kinds.ONE_OR_MORE,
+        "code": kinds.ONE_OR_MORE,
+        "type": kinds.ONE_OR_MORE,
+        "message": kinds.ONE_OR_MORE,
+        "here": kinds.FLAG,
+        "elsewhere": kinds.FLAG,
+        "health": kinds.TEXT,
+        "scope": kinds.TEXT,
+        "billable": kinds.FLAG,
+        "fallback": kinds.TEXT,
+        "cooldown": kinds.TIME,
     },
 }
 """Tables that stand any number of times: `[[channels]]`."""
 
-MAPS: Final[Mapping[str, Kind]] = {"aliases": kinds.NAMES, "default_models": kinds.NAMES}
+MAPS: Final[Mapping[str, Kind]] = {
+    "aliases": kinds.ALIASES,
+    "default_models": kinds.NAMES,
+    "health": kinds.TABLE,
+}
 """Tables whose keys are the operator's own names."""

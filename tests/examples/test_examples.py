@@ -108,6 +108,14 @@ def test_added_parts_leave_the_hosts_routes_alone(capfd: pytest.CaptureFixture[s
     assert "dave gpt-4o 200 ok" in capfd.readouterr().out
 
 
+def test_keys_rotate_in_a_stock_client(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/rotating_keys.py"), run_name="__main__")
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["sync: 1 dead key was dropped", "async: it streams"]
+    assert "sk-good" in told[2]
+    assert "sk-dead" not in told[2]
+
+
 async def test_the_settings_file_is_good_and_serves(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,7 @@ async def test_a_file_makes_one_too_and_its_keys_lie_beside_it(tmp_path: Path) -
     async with Gateway.from_settings(tmp_path / "gateway.toml", environ={}) as gateway:
         table = gateway.relay.channels
         assert table is not None
-        assert len(table.by_name["one"].pool.all()) == 2
+        assert len(table.by_name["one"].pool.keys) == 2
         assert (await chat(gateway, members={"model": "best"})).status == 200
         assert (await chat(gateway, members={"user": "x" * 200})).status == 413
 

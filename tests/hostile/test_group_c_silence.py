@@ -95,7 +95,7 @@ async def try_at(base_url: str) -> tuple[Any, DirectUpstream]:
     async with asyncio.timeout(8):
         answer = await ask(relay, body)
     assert relay.channels is not None
-    assert [key.in_flight for key in relay.channels.channels[0].pool.all()] == [0]
+    assert [key.in_flight for key in relay.channels.channels[0].pool.keys] == [0]
     return answer, upstream
 
 

@@ -106,7 +106,7 @@ class Hosted:
         """How many calls hold a key."""
         table = self.relay.channels
         channels = () if table is None else table.channels
-        return sum(key.in_flight for channel in channels for key in channel.pool.all())
+        return sum(key.in_flight for channel in channels for key in channel.pool.keys)
 
 
 def chat(**members: Any) -> bytes:

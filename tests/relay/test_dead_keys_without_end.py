@@ -12,7 +12,7 @@ class Endless(MemoryKeyPool):
 
     made = 0
 
-    async def take(self, exchange: object, tried: object = ()) -> Key | None:  # type: ignore[override]
+    async def take(self, exchange: object, tried: object = (), **how: object) -> Key | None:  # type: ignore[override]
         self.made += 1
         return Key(f"sk-{self.made}")
 

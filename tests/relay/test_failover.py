@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_llm_gateway import Caller, Relay
+from asgi_llm_gateway import Caller, Failover, Relay
+from asgi_llm_gateway.channels.retrying import Backoff
 from asgi_llm_gateway.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -125,23 +126,35 @@ async def test_a_stream_that_fails_before_its_first_event_goes_on_too(name: str)
     await nothing_left(relay)
 
 
+AT_ONCE = Backoff(first=0)
+
+
 async def test_other_failures_use_up_the_attempts() -> None:
-    upstream = FakeUpstream(Reply.error(500))
+    upstream = FakeUpstream(Reply.error(429))
     keys = [f"sk-key-{n:06}" for n in range(9)]
-    answer = await ask(Relay([channel_to(upstream, keys=keys)], max_attempts=3))
-    assert answer.status == 500
+    answer = await ask(Relay([channel_to(upstream, keys=keys)], failover=Failover(max_attempts=3)))
+    assert answer.status == 429
     assert len(upstream.asked) == 3
 
 
+async def test_a_failing_provider_is_asked_once_more_and_no_third_time() -> None:
+    upstream = FakeUpstream(Reply.error(500))
+    keys = [f"sk-key-{n:06}" for n in range(9)]
+    relay = Relay([channel_to(upstream, keys=keys)], failover=Failover(backoff=AT_ONCE))
+    assert (await ask(relay)).status == 500
+    assert len(upstream.asked) == 2
+    assert len(set(upstream.keys)) == 2
+
+
 async def test_no_pair_of_channel_and_key_is_tried_twice() -> None:
-    first, second = FakeUpstream(Reply.error(500)), FakeUpstream(Reply.error(429))
+    first, second = FakeUpstream(Reply.error(403)), FakeUpstream(Reply.error(429))
     keys = ["sk-a-11111111", "sk-b-22222222", "sk-c-33333333"]
     relay = Relay(
         [channel_to(first, keys=keys), channel_to(second, name="second", keys=keys)],
-        max_attempts=50,
+        failover=Failover(max_attempts=50),
     )
     answer = await ask(relay)
-    assert answer.status in (429, 500)
+    assert answer.status in (429, 503)
     assert sorted(map(str, first.keys)) == keys
     assert sorted(map(str, second.keys)) == keys
 
@@ -173,17 +186,17 @@ async def test_priority_goes_first_then_equals_then_the_other_keys_of_one_that_f
             channel_to(failing("two"), name="two", priority=5, keys=keys),
             channel_to(failing("top"), name="top", priority=9, keys=keys[:1]),
         ],
-        max_attempts=50,
+        failover=Failover(max_attempts=50, backoff=AT_ONCE),
     )
     await ask(relay)
-    assert order[0] == "top"
-    assert sorted(order[1:3]) == ["one", "two"]
-    assert sorted(order[3:5]) == ["one", "two"]
-    assert order[5:] == ["low", "low"]
+    assert order[:2] == ["top", "top"]
+    assert sorted(order[2:4]) == ["one", "two"]
+    assert sorted(order[4:6]) == ["one", "two"]
+    assert order[6:] == ["low", "low"]
 
 
 async def test_each_channel_maps_the_model_its_own_way() -> None:
-    first, second = FakeUpstream(Reply.error(500)), FakeUpstream(Reply.chat())
+    first, second = FakeUpstream(Reply.error(501)), FakeUpstream(Reply.chat())
     relay = Relay(
         [
             channel_to(first, name="first", priority=1, model_mapping={"m": "first-model"}),
@@ -245,7 +258,7 @@ async def test_a_streamed_form_is_not_tried_again_once_it_has_begun_to_go_out(
     assert answer.status == status
     assert len(upstream.asked) == 1
     assert relay.channels is not None
-    left = relay.channels.by_name["main"].pool.all()
+    left = relay.channels.by_name["main"].pool.keys
     assert len(left) == (1 if reply.status == 401 else 2)
     await nothing_left(relay)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asgi_llm_gateway import Relay
+from asgi_llm_gateway import Failover, Relay
 from asgi_llm_gateway.keys.pool import MemoryKeyPool
 from tests.asgi import STYLES, Driver, Style, call
 from tests.upstreams import (
@@ -36,7 +36,7 @@ class SlowPool(MemoryKeyPool):
 
     waiting = 0
 
-    async def take(self, exchange: Any, tried: Any = ()) -> Any:
+    async def take(self, exchange: Any, tried: Any = (), **how: Any) -> Any:
         self.waiting += 1
         await asyncio.sleep(30)
 
@@ -88,7 +88,10 @@ async def leave_when(
 @pytest.mark.parametrize("phase", PHASES)
 async def test_leaving_ends_the_providers_work_within_a_second(phase: str, style: Style) -> None:
     upstream = FakeUpstream(*PHASES[phase])
-    relay = Relay([channel_to(upstream, keys=[f"sk-key-{n:06}" for n in range(9)])], max_attempts=9)
+    relay = Relay(
+        [channel_to(upstream, keys=[f"sk-key-{n:06}" for n in range(9)])],
+        failover=Failover(max_attempts=9),
+    )
     wanted = len(PHASES[phase])
 
     answer = await leave_when(relay, style, lambda: len(upstream.asked) >= wanted)

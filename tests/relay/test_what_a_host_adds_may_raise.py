@@ -56,13 +56,13 @@ class Pool(MemoryKeyPool):
         super().__init__(keys)
         self.failures = take, report
 
-    async def take(self, exchange: Any, tried: Any = ()) -> Key | None:
+    async def take(self, exchange: Any, tried: Any = (), **how: Any) -> Key | None:
         if self.failures[0]:
             raise self.failures[0]
-        return await super().take(exchange, tried)
+        return await super().take(exchange, tried, **how)
 
-    def report(self, key: Key, outcome: str) -> None:
-        super().report(key, outcome)
+    def report(self, key: Key, outcome: str, **how: Any) -> None:
+        super().report(key, outcome, **how)
         if self.failures[1]:
             raise self.failures[1]
 

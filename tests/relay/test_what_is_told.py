@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from asgi_llm_gateway import Caller, Relay
+from asgi_llm_gateway import Caller, Failover, Relay
 from asgi_llm_gateway.errors import ConnectionLost, PoolTimeout
 from tests.upstreams import (
     ASK,
@@ -123,7 +123,7 @@ async def test_a_key_that_answers_401_is_taken_out_and_logged_by_its_fingerprint
     assert "sk-dead-1111" not in caplog.text
     assert relay.channels is not None
     pool = relay.channels.by_name["main"].pool
-    assert [key.secret for key in pool.all()] == ["sk-good-2222"]
+    assert [key.secret for key in pool.keys] == ["sk-good-2222"]
 
 
 async def test_dead_keys_do_not_use_up_the_attempts() -> None:
@@ -133,7 +133,7 @@ async def test_dead_keys_do_not_use_up_the_attempts() -> None:
     )
     relay = Relay(
         [channel_to(upstream, keys=[*dead, "sk-good-2222"], choose_key="round_robin")],
-        max_attempts=1,
+        failover=Failover(max_attempts=1),
     )
     answer = await ask(relay)
     assert answer.status == 200

@@ -88,7 +88,13 @@ def token(**fields: Any) -> dict[str, Any]:
             "channels[0].groups: the environment variable NOPE is not set",
         ),
         ({"channels": [CHANNEL, CHANNEL]}, "channels[1].name: another channel is named 'main' too"),
-        ({"aliases": {"a": 1}}, 'aliases must be a table of texts like { a = "b" }, not a table'),
+        (
+            {"aliases": {"a": 1}},
+            'aliases must be a table like { fast = "gpt-4o-mini", best = ["gpt-4o", "claude-sonnet'
+            '"] }, not a table',
+        ),
+        ({"keys": {"sweep": "often"}}, 'keys.sweep must be a duration like 2.5 (seconds), "500ms"'),
+        ({"failover": {"fallback_models": {"a": "b"}}}, "failover.fallback_models must be a table"),
         (
             token(token="env:NOPE"),
             "access_tokens[0].token: the environment variable NOPE is not set",
@@ -138,7 +144,7 @@ def test_each_mistake_is_one_line_that_says_what_to_do(document: Any, line: str)
             "x",
             ": channels are numbered from 0 without a gap, and there",
         ),
-        ("LLM_GATEWAY_ALIASES", "a=b", " must be a table of texts"),
+        ("LLM_GATEWAY_ALIASES", "a=b", " must be a table like {"),
         ("LLM_GATEWAY_ACCESS_TOKEN", "sk a", ": access token 'root': the token holds a space"),
     ],
 )

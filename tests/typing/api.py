@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, assert_type
 
+import httpx
+import httpx2
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,10 +19,13 @@ from asgi_llm_gateway import (
     Caller,
     Channel,
     ConfigurationError,
+    DirectTransport,
     Exchange,
+    Failover,
     Gateway,
     GatewayError,
     Relay,
+    RotatingKeyAuth,
     Timeouts,
     TokenAuthMiddleware,
     combine_lifespans,
@@ -52,7 +57,7 @@ gateway = Gateway(
     aliases={"best": "gpt-4o"},
     limits=BodyLimits(max_bytes=1024),
 )
-relay = Relay([channel], aliases={"best": "gpt-4o"}, max_attempts=2)
+relay = Relay([channel], aliases={"best": "gpt-4o"}, failover=Failover(max_attempts=2))
 
 as_apps: list[ASGIApp] = [gateway, relay, TokenAuthMiddleware(relay, access_tokens={})]
 app = Starlette(lifespan=gateway.lifespan)
@@ -65,6 +70,14 @@ assert_type(Gateway.from_settings("gateway.toml"), Gateway)
 assert_type(Gateway.from_settings(Path("gateway.toml"), environ={}), Gateway)
 assert_type(Gateway.from_settings({"channels": []}), Gateway)
 opened: AbstractAsyncContextManager[None] = gateway.lifespan(app)
+
+auth = RotatingKeyAuth(["sk-a", "sk-b"], header="x-api-key", scheme="", retry=2, wait=5)
+assert_type(auth, RotatingKeyAuth)
+as_auths: tuple[httpx.Auth, httpx2.Auth] = (auth, auth)
+httpx.Client(auth=auth)
+httpx2.Client(auth=auth)
+httpx.AsyncClient(auth=RotatingKeyAuth(auth.pool, retry=False), transport=DirectTransport())
+httpx2.AsyncClient(auth=auth, transport=DirectTransport())
 
 
 async def script(scope: dict[str, Any]) -> None:
