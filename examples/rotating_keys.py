@@ -20,7 +20,7 @@ KEYS = ["sk-dead", "sk-busy", "sk-good", "sk-spare"]
 
 
 def ask_with_the_sync_client(base_url: str) -> None:
-    auth = RotatingKeyAuth(KEYS)
+    auth = RotatingKeyAuth(KEYS, retry=2)  # the two bad keys may come first
     http = openai.DefaultHttpxClient(auth=auth)
     # The client insists on a key; what goes out is always one of the pool's.
     with openai.OpenAI(api_key="unused", base_url=base_url, http_client=http) as client:
@@ -30,8 +30,8 @@ def ask_with_the_sync_client(base_url: str) -> None:
 
 
 async def ask_with_the_async_client(base_url: str) -> None:
-    # DirectTransport is our connection pool: the same client with a fraction of the CPU.
-    http = openai.DefaultAsyncHttpxClient(auth=RotatingKeyAuth(KEYS), transport=DirectTransport())
+    auth = RotatingKeyAuth(KEYS, retry=2)
+    http = openai.DefaultAsyncHttpxClient(auth=auth, transport=DirectTransport())  # for less CPU
     async with openai.AsyncOpenAI(api_key="unused", base_url=base_url, http_client=http) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", stream=True, messages=[{"role": "user", "content": "echo: it streams"}]

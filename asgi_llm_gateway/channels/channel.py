@@ -16,7 +16,7 @@ from ..upstream.contract import Timeouts, Upstream
 
 _TIMEOUTS = Timeouts()
 _KEY_LIMITS = KeyLimits()
-CREDENTIALS = ("key", "refresh_token", "client_credentials", "caller")
+CREDENTIALS = ("key", "refresh_token", "client_credentials", "exchange", "caller")
 """What a channel's keys may be."""
 
 
@@ -121,20 +121,32 @@ def limits_of(given: Mapping[str, float | None], where: str) -> Timeouts:
         known = ", ".join(Timeouts.__slots__)
         raise ConfigurationError(f"{where}: timeouts has {sorted(unknown)[0]!r}; known are {known}")
     for name, value in given.items():
-        if value is not None and not value > 0:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if value is not None and not good:
             raise ConfigurationError(f"{where}: timeouts.{name} must be above 0 seconds")
     return Timeouts(**given)
+
+
+_WHOLE: tuple[str, tuple[type, ...]] = ("a whole number", (int,))
+_LIMIT_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "time_zone": ("a text", (str,)),
+    "wait": ("a number of seconds", (int, float)),
+    "lease": ("a number of seconds", (int, float)),
+}
 
 
 def key_limits_of(given: Mapping[str, Any], where: str) -> KeyLimits:
     """Limits of a key as settings write them; ConfigurationError for one that is none."""
     known = [one.name for one in fields(KeyLimits) if one.init]
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             raise ConfigurationError(
                 f"{where}: key_limits has {name!r}; known are {', '.join(known)}"
             )
+        expected, kinds = _LIMIT_KINDS.get(name, _WHOLE)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ConfigurationError(f"{where}: key_limits.{name} must be {expected}")
     try:
         return KeyLimits(**given)
-    except (ConfigurationError, TypeError) as problem:
-        raise ConfigurationError(f"{where}: key_limits: {problem}") from problem
+    except ConfigurationError as problem:
+        raise ConfigurationError(f"{where}: key_limits: {problem.message}") from problem

@@ -84,16 +84,22 @@ class Checkup:
             if name not in by_hand and (self._which == "all" or name in ill)
         ]
 
+    async def test(self, channel: str) -> float:
+        """Test one channel now, and tell its health; the seconds it took, or what failed raised."""
+        try:
+            seconds = await self._test(channel)
+        except GatewayError as failure:
+            verdict = self._table.classify(failure)
+            log.info("the test call on channel %s failed: %s", channel, verdict.name)
+            self._health.tested(channel, verdict=verdict, seconds=0.0)
+            raise
+        self._health.tested(channel, verdict=None, seconds=seconds)
+        return seconds
+
     async def _one(self, channel: str, gate: asyncio.Semaphore) -> None:
         async with gate:
-            try:
-                seconds = await self._test(channel)
-            except GatewayError as failure:
-                verdict = self._table.classify(failure)
-                log.info("the test call on channel %s failed: %s", channel, verdict.name)
-                self._health.tested(channel, verdict=verdict, seconds=0.0)
-            else:
-                self._health.tested(channel, verdict=None, seconds=seconds)
+            with suppress(GatewayError):  # logged, and told to health
+                await self.test(channel)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -187,15 +187,20 @@ class Candidates:
         self._admits = admits
         self._prefer = None if prefer is None else point_of(prefer)
 
-    def channel(self) -> LiveChannel | None:
-        """The channel to ask next, None when there is nothing left."""
+    def channel(self, besides: LiveChannel | None = None) -> LiveChannel | None:
+        """The channel to ask next, None when there is nothing left; not the one `besides` which it
+        is asked, of which a key was tried."""
+        if self._admits is None and not self._failed and not self._spent:
+            tier = self.tiers[0] if self.tiers else ()
+            if len(tier) == 1:
+                return tier[0]
         admits = self._fresh if self._spent or self._failed else self._admits
         for equals in self.tiers:
             tier = equals if isinstance(equals, Tier) else Tier(equals)
             found = self._one_of(tier, admits)
             if found is None and self._failed:
                 known = self._failed.values()
-                again = Tier(c for c in known if self.again(c) and c in tier)
+                again = Tier(c for c in known if c is not besides and self.again(c) and c in tier)
                 found = self._one_of(again, None) if again else None
             if found is not None:
                 return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Literal
 
 from ..errors import ConfigurationError
+from .expressions import MARK, expression, occurs
 
 Effect = Literal["none", "cooldown", "remove"]
 Scope = Literal["key", "model", "channel"]
@@ -32,6 +32,7 @@ KINDS: Final = (
     "upstream",  # another failure on the provider's side, such as its token host's
     "keys_busy",  # every key is at a limit of ours
     "own",  # nothing of the provider's: the gateway's own refusal
+    "passed",  # beside refused: on a path of the caller's choice, which nobody here reads
 )
 """How a failure came about; `timeout` stands for every phase."""
 
@@ -100,7 +101,7 @@ class Match:
         return not self.messages or self._says(facts.messages)
 
     def _says(self, messages: tuple[str, ...]) -> bool:
-        return any(_occurs(wanted, said) for said in messages for wanted in self.messages)
+        return any(occurs(wanted, said) for said in messages for wanted in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +112,11 @@ class ErrorRule:
     verdict: ErrorClass
 
 
-_EXPRESSION = "re:"
-
-
-def _occurs(wanted: str, said: str) -> bool:
-    if wanted.startswith(_EXPRESSION):
-        return expression(wanted).search(said) is not None
-    return wanted in said
-
-
-@lru_cache(1024)
-def expression(wanted: str) -> re.Pattern[str]:
-    """The compiled form of `re:…`; raises ConfigurationError for one that is none."""
-    try:
-        return re.compile(wanted.removeprefix(_EXPRESSION), re.IGNORECASE)
-    except re.error as exc:
-        raise ConfigurationError(f"{wanted!r} is no regular expression: {exc}") from exc
-
-
 def messages_of(texts: Iterable[str]) -> tuple[str, ...]:
     """Message patterns as a Match keeps them, checked."""
     kept = []
     for text in texts:
-        if text.startswith(_EXPRESSION):
+        if text.startswith(MARK):
             expression(text)
             kept.append(text)
         else:

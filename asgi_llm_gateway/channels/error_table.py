@@ -5,7 +5,9 @@ The user's rows are asked first, then the preset's; the first row that fits is t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from ..errors import (
@@ -65,7 +67,9 @@ _STATUS_OF_TYPE: Final[Mapping[str, int]] = {
 """The status an error would have come with, had it not come with 200."""
 
 _TOO_SHORT: Final = 8
-"""A model's name of so few letters is left in a message: no row's words are as short."""
+"""A model's name of fewer letters may be a part of any word."""
+_BORDERS: Final = re.compile(r"[/:@]")
+_MODEL: Final = "[model]"
 
 
 class ErrorTable:
@@ -86,17 +90,20 @@ class ErrorTable:
             raise ConfigurationError(f"the error presets are {known}, not {preset!r}")
         self._preset = PRESETS[preset]
         self._own: tuple[ErrorRule | Override, ...] = tuple(
-            rule if isinstance(rule, ErrorRule) else override(rule, f"errors row {number}")
-            for number, rule in enumerate(rules, 1)
+            rule if isinstance(rule, ErrorRule) else override(rule, f"error_rules[{at}]")
+            for at, rule in enumerate(rules)
         )
 
-    def classify(self, failure: GatewayError, *, model: str = "") -> ErrorClass:
+    def classify(
+        self, failure: GatewayError, *, model: str = "", passed: bool = False
+    ) -> ErrorClass:
         """The verdict on an attempt that failed.
 
         `model` is the provider's name of the model: callers choose it and providers repeat it in
-        their messages, so it is taken out of them before their words are read.
+        their messages, so it is taken out of them before their words are read. `passed`: the call
+        was passed through, to a path of the caller's choice.
         """
-        facts = facts_of(failure, model=model)
+        facts = facts_of(failure, model=model, passed=passed)
         for rule in self._own:
             if rule.match.fits(facts):
                 if isinstance(rule, ErrorRule):
@@ -111,10 +118,11 @@ class ErrorTable:
         return OWN
 
 
-def facts_of(failure: GatewayError, *, model: str = "") -> Facts:
+def facts_of(failure: GatewayError, *, model: str = "", passed: bool = False) -> Facts:
     """What a failure is, as rows are matched against it."""
     if isinstance(failure, ProviderRefused):
-        return _of_refusal(failure, model.lower())
+        facts = _of_refusal(failure, model.lower())
+        return replace(facts, kinds=(*facts.kinds, "passed")) if passed else facts
     if isinstance(failure, UpstreamTimeout):
         return Facts(("timeout", f"timeout.{failure.phase}"))
     for kind, name in _KINDS:
@@ -125,9 +133,7 @@ def facts_of(failure: GatewayError, *, model: str = "") -> Facts:
 
 def _of_refusal(failure: ProviderRefused, model: str) -> Facts:
     said = said_in(failure.body)
-    messages = tuple(said.messages)
-    if len(model) >= _TOO_SHORT:
-        messages = tuple(message.replace(model, "[model]") for message in messages)
+    messages = tuple(_without(model, message) for message in said.messages)
     kind, status = "refused", failure.status
     # Only an error inside an answer of status 200 comes without the answer's headers.
     if not failure.headers:
@@ -135,6 +141,17 @@ def _of_refusal(failure: ProviderRefused, model: str) -> Facts:
         if status == 502:
             status = _status_in(said.codes, said.types)
     return Facts((kind,), status, tuple(said.codes), tuple(said.types), messages)
+
+
+def _without(model: str, message: str) -> str:
+    """The message without the model's name: as it is, as providers trim it, and each of its parts,
+    for there are providers that take off what stands before a slash or after a colon."""
+    for name in dict.fromkeys(map(str.strip, (model, *_BORDERS.split(model)))):
+        if len(name) >= _TOO_SHORT:
+            message = message.replace(name, _MODEL)
+        elif name:  # no part of another word
+            message = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", _MODEL, message)
+    return message
 
 
 def _status_in(codes: Mapping[str, None], types: Mapping[str, None]) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from ..errors import Headers
+from ..errors import ConfigurationError, Headers
 from ..exchange.caller import matches
 from ..keys.limits import KeyLimits
-from ..keys.pool import KeyPool, MemoryKeyPool
+from ..keys.pool import KeyPool, ManagedPool, MemoryKeyPool
 from ..providers.row import Provider, auth_headers
 from ..providers.rows import provider as provider_row
 from ..providers.urls import endpoint_url
@@ -29,6 +29,9 @@ class LiveChannel:
     cannot be read or sent, or a model mapping that goes in a circle.
     """
 
+    retired = False
+    """A reload took it away, or leads its name elsewhere: how its last calls end says nothing."""
+
     def __init__(self, config: Channel, upstream: Upstream, around: Surroundings) -> None:
         self.config = config
         self.name = config.name
@@ -42,6 +45,8 @@ class LiveChannel:
         )
         self.label = config.name.encode("ascii")
         self.pool: KeyPool = around.pool(config, self.provider)
+        self.counts_tokens = not isinstance(self.pool, ManagedPool) or self.pool.limits.counted
+        """The pool wants to know what each call used."""
         self.credentials = around.credentials(config, upstream)
         self.patience = config.key_limits.wait if isinstance(config.key_limits, KeyLimits) else 0.0
         """Seconds a call waits for a free key at most."""
@@ -64,6 +69,16 @@ class LiveChannel:
                 self.sign(key.secret)  # refuses at the start what no header can carry
         if self.provider.endpoints:
             self.target("/models", "model")
+
+    @classmethod
+    def built(cls, config: Channel, upstream: Upstream, around: Surroundings) -> LiveChannel:
+        """One whose errors always name the channel."""
+        try:
+            return cls(config, upstream, around)
+        except ConfigurationError as problem:
+            where = f"channel {config.name!r}: "
+            said = problem.message.removeprefix(where)
+            raise ConfigurationError(where + said) from problem
 
     def serves(self, model: str) -> bool:
         """Whether callers may ask this channel for `model`."""
@@ -102,9 +117,10 @@ class LiveChannel:
 
     def timeouts_for(self, model: str) -> Timeouts:
         """The limits of a try for a model, as callers name it."""
-        for glob, limits in self._model_timeouts:
-            if matches(model, (glob,)):
-                return limits
+        if self._model_timeouts:
+            for glob, limits in self._model_timeouts:
+                if matches(model, (glob,)):
+                    return limits
         return self.timeouts
 
     def sign(self, secret: str) -> tuple[tuple[bytes, bytes], ...]:
@@ -130,13 +146,27 @@ class LiveChannel:
         if self.credentials is not None:
             stack.push_async_callback(self.credentials.aclose)
 
-    def adopt(self, old: LiveChannel) -> None:
-        """After a reload: keys that were dead in the old channel stay dead in this one.
+    def goes_on(self, old: LiveChannel) -> bool:
+        """Whether this is what became of the old channel by a reload: one of the same name that
+        leads to the same place."""
+        return (
+            old.name == self.name
+            and old.provider is self.provider
+            and old.config.base_url == self.config.base_url
+        )
 
-        Not so when it leads elsewhere now: a key sent to the wrong place was refused for that.
+    def adopt(self, old: LiveChannel) -> None:
+        """After a reload: keys that were dead stay dead, what was measured stays, and tokens that
+        were fetched are still good.
+
+        Nothing from one that led elsewhere: a key sent to the wrong place was refused for that.
         """
-        same = old.provider is self.provider and old.config.base_url == self.config.base_url
-        if same:
-            self.stats = old.stats  # calls under way end there
-        if same and isinstance(self.pool, MemoryKeyPool) and isinstance(old.pool, MemoryKeyPool):
+        if not self.goes_on(old):
+            return
+        self.stats, self.budget = old.stats, old.budget  # calls under way end there
+        if isinstance(self.pool, MemoryKeyPool) and isinstance(old.pool, MemoryKeyPool):
             self.pool.adopt(old.pool)
+        mine, its = self.config, old.config
+        exchanged = (mine.credential, mine.token_exchange) == (its.credential, its.token_exchange)
+        if exchanged and self.upstream is old.upstream:
+            self.credentials = old.credentials

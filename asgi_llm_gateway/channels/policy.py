@@ -11,6 +11,7 @@ from .affinity import Affinity
 from .choosing import STRATEGIES
 from .error_table import ErrorTable
 from .health.rules import HealthRules, health_rules
+from .presets import PRESETS
 from .retrying import Backoff
 
 STREAM_RECOVERIES = ("error", "buffer", "splice")
@@ -75,7 +76,11 @@ class Failover:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ConfigurationError(f"failover.{name} must be above 0 seconds")
-        for name, known in (("strategy", STRATEGIES), ("stream_recovery", STREAM_RECOVERIES)):
+        for name, known in (
+            ("strategy", STRATEGIES),
+            ("stream_recovery", STREAM_RECOVERIES),
+            ("errors", PRESETS),
+        ):
             if getattr(self, name) not in known:
                 raise ConfigurationError(
                     f"failover.{name} is one of {', '.join(sorted(known))}, not "

@@ -211,6 +211,9 @@ DEFAULT: Final = (
             r"re:^invalid api[- ]key",
         ),
     ),
+    # A caller chose the path: what is wrong there says nothing of the key or of the channel.
+    row(KEY_UNFIT, status=(401, 402, 403), kind=("passed",)),
+    row(AGAIN, status=("5xx",), kind=("passed",)),
     # Statuses.
     row(DEAD_KEY, status=(401,)),
     row(NO_MONEY, status=(402,)),

@@ -2,7 +2,8 @@
 
 Both look for their phrases anywhere in a message. Providers repeat words of the caller's, so with
 these presets a caller who makes a provider repeat such a phrase can have a key or a channel taken
-out; `default` cannot be fooled like this.
+out; `default` cannot be fooled like this. What is passed through, to a path of the caller's choice,
+is held against nobody: the two gateways relay no such calls.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .preset_default import BUSY, CALLER, OWN
 
 # one-api: every status but 2xx and 400 is tried elsewhere; one error that reads like a dead account
 # takes the whole channel out; every other failure counts in its success rate.
+_RETRIED: Final = ErrorClass("failed", elsewhere=True)
 _OFF: Final = ErrorClass("channel_off", elsewhere=True, health="remove", scope="channel")
 _OFF_NO_RETRY: Final = ErrorClass("channel_off", health="remove", scope="channel")
 _FAILED: Final = ErrorClass("failed", elsewhere=True, health="cooldown", scope="channel")
@@ -39,6 +41,8 @@ _ONE_API_WORDS: Final = (
     "已欠费",
 )
 ONE_API: Final = (
+    row(CALLER, status=(400,), kind=("passed",)),
+    row(_RETRIED, kind=("passed",)),
     row(_OFF, status=(401,)),
     row(_OFF_NO_RETRY, status=(400,), type=_ONE_API_TYPES),
     row(_OFF_NO_RETRY, status=(400,), code=_ONE_API_CODES),
@@ -56,7 +60,6 @@ ONE_API: Final = (
 # new-api: ranges of statuses are tried elsewhere; 401 and a list of phrases take the key out.
 _KEY_OFF: Final = ErrorClass("key_off", elsewhere=True, health="remove", scope="key")
 _KEY_OFF_NO_RETRY: Final = ErrorClass("key_off", health="remove", scope="key")
-_RETRIED: Final = ErrorClass("failed", elsewhere=True)
 
 _NEW_API_WORDS: Final = (
     "your credit balance is too low",
@@ -77,6 +80,8 @@ _NEW_API_RETRIED: Final = (
     "525-599",
 )
 NEW_API: Final = (
+    row(_RETRIED, status=_NEW_API_RETRIED, kind=("passed",)),
+    row(CALLER, kind=("passed",)),
     row(_KEY_OFF, status=(401,)),
     row(_KEY_OFF, kind=("revoked",)),
     row(_KEY_OFF, status=_NEW_API_RETRIED, message=_NEW_API_WORDS),

@@ -149,7 +149,9 @@ class RetryBudget:
 
     def called(self, now: float) -> None:
         """A first attempt of a call was made on this channel."""
-        self._calls[self._at(now)] += 1
+        tick = int(now / self._slot)
+        at = tick % self._SLOTS if tick == self._tick else self._at(now)
+        self._calls[at] += 1
         self._calls_in += 1
 
     def may_retry(self, now: float) -> bool:

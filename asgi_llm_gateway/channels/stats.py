@@ -63,6 +63,17 @@ class ChannelStats:
         """A call is over and says nothing of the channel: its caller left before it answered."""
         self.in_flight -= 1
 
+    def outrun(self, seconds: float) -> None:
+        """A call was given up unanswered after so many seconds, since another was quicker.
+
+        It would have taken longer, so it counts as one that took as long, if that says anything:
+        were the slowest calls left out, what counts as late would come down and down.
+        """
+        if self.latency is None or seconds < self.latency:
+            self.abandoned()
+        else:
+            self.ended(seconds)
+
     @property
     def late_after(self) -> float | None:
         """Seconds within which 95 of 100 recent calls had their first byte; None before there are

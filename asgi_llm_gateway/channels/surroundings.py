@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ..errors import ConfigurationError
 from ..keys.credentials import (
     CallerKeys,
     Credentials,
@@ -48,20 +49,24 @@ class Surroundings:
         """The channel's keys: a pool of the user's own, the callers' bearers, or its secrets."""
         if not isinstance(config.keys, (list, tuple)):
             return config.keys  # type: ignore[return-value]  # a KeyPool of the user's own
+        where, limits = f"channel {config.name!r}", config.key_limits
+        assert not isinstance(limits, Mapping)
         if config.credential == "caller":
-            return CallerKeys()
-        where = f"channel {config.name!r}"
+            if limits.counted:
+                raise ConfigurationError(
+                    f"{where}: of key_limits only concurrency can hold for callers' own keys"
+                )
+            return CallerKeys(concurrency=limits.concurrency)
         secrets = resolve_all(config.keys, self.environ, where=where)
         if not secrets and not provider.key_required:
             secrets = [KEYLESS]
         elif not secrets:
             auth_headers(provider, None)  # says which key is missing
-        assert not isinstance(config.key_limits, Mapping)
         pool = pool_of(
             config.name,
             secrets,
             choose=config.choose_key,
-            limits=config.key_limits,
+            limits=limits,
             state=self.state,
             seal=self.seal,
         )

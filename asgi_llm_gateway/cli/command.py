@@ -69,7 +69,7 @@ def _add_serve(commands: _Commands) -> None:
     serve.add_argument(
         "--workers",
         type=int,
-        help="processes that share the port (1); each has its own keys and pools",
+        help="processes that share the port (1); more than one needs a shared store",
     )
     serve.add_argument("--log-dir", help="also write gateway.log into this directory")
     serve.add_argument("--log-level", help="debug, info (the default), warning or error")
@@ -119,6 +119,9 @@ def _add_check(commands: _Commands) -> None:
         description="Read settings, keys and URLs as serve would, and say what was found.",
     )
     _add_file(check)
+    check.add_argument(
+        "--test", action="store_true", help="also ask every channel something small (which costs)"
+    )
     check.set_defaults(module="check")
 
 

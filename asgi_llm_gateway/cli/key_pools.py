@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..channels.channel import Channel
 from ..channels.live import LiveChannel
@@ -22,8 +23,9 @@ class Onlooker(RedisKeyPool):
     """A pool as it is in the store. Settings' keys are not put in, and none are taken out for not
     being there: this process may have another environment than the gateway."""
 
-    async def _seed_once(self) -> None:
-        return
+    def __init__(self, name: str, **how: Any) -> None:
+        super().__init__(name, **how)
+        self._lender.look_on()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..gateway import Gateway
-from ..settings import live_channels, read_settings, require_callers
+from ..settings import live_channels, read_settings, require_callers, require_shared_state
 from . import logs, server
 from .check import counted
 from .files import settings_file
@@ -38,6 +38,7 @@ def run(given: argparse.Namespace) -> int:
     settings = read_settings(source, flags=flags)
     live_channels(settings)
     require_callers(settings)
+    require_shared_state(settings)
     logs.configure(settings.server)
     workers = settings.server.workers
     configured = server.config(

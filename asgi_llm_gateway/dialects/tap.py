@@ -37,8 +37,8 @@ class Tap:
 
     def __init__(self, hide_usage: bool = False) -> None:
         self.hide_usage = hide_usage
-        self.failed = False
-        """The provider sent an error event of its own."""
+        self.failure: ProviderRefused | None = None
+        """The error event the provider ended it with, as a refusal."""
         self.skipped = 0
         """Malformed events that were left out."""
         self._last: deque[bytes] = deque(maxlen=_KEPT)
@@ -65,6 +65,14 @@ class Tap:
             return True
         return False
 
+    def anew(self) -> Tap:
+        """Another that reads the same stream from its beginning, and hides nothing."""
+        return type(self)()
+
+    def of_many(self, choices: int) -> Tap:  # noqa: ARG002 - most dialects have one answer only
+        """One for a stream of so many answers side by side, to be used in place of this one."""
+        return self
+
     def _is_one(self, document: dict[str, Any]) -> bool:
         """Whether the first event's document can be one of this dialect's."""
         return isinstance(document.get("type"), str)
@@ -85,16 +93,19 @@ class Tap:
     def end(self) -> bytes | None:
         """The bytes that complete the stream (mostly none); None when it was cut short."""
         tail = b"".join(self._last)
-        self.failed = has_error(tail)
-        if self.failed:
-            return b""
-        return self._complete(tail)
+        self.failure = error_in(tail)
+        return self._complete(tail) if self.failure is None else b""
 
     def _complete(self, tail: bytes) -> bytes | None:
         for event in reversed(_events(tail)):
             if _type_of(event.data) in _TERMINAL:
                 return b""
         return None
+
+    @property
+    def failed(self) -> bool:
+        """The provider sent an error event of its own."""
+        return self.failure is not None
 
     def next_number(self) -> int:
         """What an event added at the end is numbered, where a dialect numbers its events."""
@@ -118,6 +129,10 @@ class DoneTap(Tap):
     _done = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
     _finish = re.compile(rb'"finish_reason"\s*:\s*"')
 
+    def of_many(self, choices: int) -> Tap:
+        """For `n` above 1: each choice ends by a finish reason of its own."""
+        return ChoicesTap(choices, self.hide_usage)
+
     def _is_one(self, document: dict[str, Any]) -> bool:
         return isinstance(document.get("choices"), list)
 
@@ -125,6 +140,40 @@ class DoneTap(Tap):
         if tail.endswith(self.terminator) or self._done.search(tail):
             return b""
         return self.terminator if self._finish.search(tail) else None
+
+
+class ChoicesTap(DoneTap):
+    """A stream of several choices, whose chunks come mixed: it is whole after `[DONE]`, or once
+    each of them has its finish reason."""
+
+    def __init__(self, choices: int, hide_usage: bool = False) -> None:
+        super().__init__(hide_usage)
+        self._choices = choices
+        self._finished: set[int] = set()
+
+    def anew(self) -> Tap:
+        """See Tap."""
+        return ChoicesTap(self._choices)
+
+    def feed(self, events: bytes) -> bytes:
+        """See Tap; the first of many choices may be finished long before the last."""
+        if self._finish.search(events):
+            for event in _events(events):
+                self._note(_object(event.data) or {})
+        return super().feed(events)
+
+    def _note(self, document: dict[str, Any]) -> None:
+        choices = document.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
+                index = choice.get("index", 0)
+                if isinstance(index, int) and 0 <= index < self._choices:
+                    self._finished.add(index)
+
+    def _complete(self, tail: bytes) -> bytes | None:
+        if tail.endswith(self.terminator) or self._done.search(tail):
+            return b""
+        return self.terminator if len(self._finished) >= self._choices else None
 
 
 def _one_by_one(data: bytes) -> Iterator[Event]:
@@ -211,14 +260,14 @@ def _without_usage(events: bytes) -> bytes:
     return bytes(kept)
 
 
-def has_error(tail: bytes) -> bool:
-    """Whether one of these whole events is an error of the provider's."""
+def error_in(tail: bytes) -> ProviderRefused | None:
+    """The refusal in one of these whole events, if one is an error of the provider's."""
     # Plain searches first: over a fast provider's last pieces a pattern takes longer than the call.
     if not any(mark in tail for mark in _ERROR_MARKS):
-        return False
+        return None
     for event in _events(tail):
         document = _object(event.data) or {}
         # Also beside choices: OpenRouter ends a stream that failed with such a chunk.
         if event.event == b"error" or document.get("type") == "error" or document.get("error"):
-            return True
-    return False
+            return _refused(document, event.data)
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import GatewayError
@@ -15,9 +16,9 @@ class Attempt:
 
     `model` is the provider's name of the model, after alias and mapping. `key` is the key's
     fingerprint, never the key. `status` is the provider's, once it answered; `failure` is why it
-    did not serve. `outcome` is ok, failed, truncated, left (the call ended before the try did) or
-    lost (another one answered first); None while under way. `usage` is what it consumed as far as
-    the provider said. Times are the loop's clock, in seconds; `first_byte` is when it began to
+    did not serve. `outcome` is ok, failed, truncated, provider_error (it ended its stream with an
+    error event), left (the call ended before the try did) or lost (another one answered first);
+    None while under way. Times are the loop's clock, in seconds; `first_byte` is when it began to
     answer.
     """
 
@@ -30,9 +31,29 @@ class Attempt:
     ended: float | None = None
     status: int | None = None
     failure: GatewayError | None = None
-    usage: Usage | None = None
     first_byte: float | None = None
     outcome: str | None = None
+    _usage: Usage | None = None
+    _usage_source: Callable[[], Usage | None] | None = field(default=None, repr=False)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it consumed, as far as its provider said; read from the answer when first asked."""
+        if self._usage_source is not None:
+            self._usage, self._usage_source = self._usage_source(), None
+        return self._usage
+
+    @usage.setter
+    def usage(self, usage: Usage | None) -> None:
+        self._usage, self._usage_source = usage, None
+
+    def read_usage(self) -> Usage | None:
+        """`usage`, for who takes a callable."""
+        return self.usage
+
+    def usage_from(self, source: Callable[[], Usage | None]) -> None:
+        """Where `usage` is to be read from if anybody asks."""
+        self._usage_source = source
 
 
 class AttemptGuard(Protocol):

@@ -222,8 +222,8 @@ class Exchange:
     def record(self) -> CallRecord:
         """What is worth keeping of the call."""
         last = self.attempts[-1] if self.attempts else None
-        if last is not None and last.failure is None:
-            last.usage = self.usage
+        if last is not None and last.failure is None and last.usage is None:
+            last.usage = self.usage  # as a part inside counted it
         return CallRecord(
             id=self.id,
             request_id=self._request_id,

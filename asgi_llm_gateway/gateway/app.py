@@ -208,7 +208,10 @@ class Gateway:
         from .configured import Configuration
 
         configuration = Configuration(given, environ, flags)
-        gateway = cls(**configuration.arguments(), environ=environ)
+        try:
+            gateway = cls(**configuration.arguments(), environ=environ)
+        except ConfigurationError as problem:
+            raise ConfigurationError(f"{configuration.source}: {problem.message}") from problem
         gateway._configuration = configuration
         return gateway
 

@@ -38,6 +38,11 @@ class Configuration:
         self._settings = self._read(given)
         self._tokens = MemoryTokenStore(self._settings.access_tokens)
 
+    @property
+    def source(self) -> str:
+        """What errors call the place the settings came from."""
+        return self._settings.source
+
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of Gateway that the settings stand for."""
         settings = self._settings
@@ -78,6 +83,8 @@ class Configuration:
         if not isinstance(settings, Settings):
             settings = read_settings(settings, environ=self._environ, flags=self._flags)
         require_callers(settings)
+        for made in (failover_of, state_of, upkeep_of):
+            made(settings)  # says what cannot work, also on a reload, which only warns of changes
         return settings
 
     def _parts(self) -> list[Middleware]:

@@ -145,13 +145,13 @@ class Window:
         More than the limit itself fits when nothing else counts any more: else it never would.
         """
         over = self.total + min(need, limit) - limit
-        if over <= 0:
-            return 0.0
+        at = 0
         for second, count in self._buckets:
-            over -= count
             if over <= 0:
-                return float(second + _ALIVE)
-        return float(self._buckets[-1][0] + _ALIVE)
+                break
+            over -= count
+            at = second + _ALIVE
+        return float(at)
 
 
 class Meter:

@@ -251,7 +251,8 @@ class Keyring:
             line.discard(waiter.caller, waiter)
             line.turn_over(waiter.caller)
             waiter.key = key
-            if not waiter.wake():
+            if not waiter.wake():  # its loop is gone
+                waiter.key = None
                 self.undo(key)
 
     def _dismiss(self) -> None:

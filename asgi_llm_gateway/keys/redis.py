@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -12,20 +11,20 @@ from random import Random
 from typing import Any, Literal
 
 from ..errors import ConfigurationError, StateUnavailable
-from ..exchange.ids import new_id
-from ..runtime import PerLoop, Resources, kept_tasks
+from ..runtime import Resources
 from ..state import State
 from ..wire.usage import Usage
 from .accounted import Accounted
 from .billing import Balance
-from .desk import Answer, Desk
+from .desk import Answer
 from .estimating import input_tokens
-from .key import FINGERPRINT, DayUse, Key, Quarantined
+from .key import DayUse, Key, Quarantined
+from .lending import Lender
 from .limits import KeyLimits
 from .memory import Busy
 from .places import Clock
 from .pool import Hook, chooser, tell_removed, used_tokens
-from .redis_store import Give, PoolStore, Taken
+from .redis_store import PoolStore
 from .sealing import Seal
 from .stand_in import StandIn
 from .waiting import Waiter, caller_of
@@ -34,8 +33,6 @@ log = logging.getLogger("asgi_llm_gateway.keys")
 
 OnStateFailure = Literal["open", "closed"]
 _NO_LIMITS = KeyLimits()
-_UNREADABLE = 60.0
-"""Seconds until a key that could not be read is tried again."""
 
 
 class RedisKeyPool(Accounted):
@@ -80,40 +77,37 @@ class RedisKeyPool(Accounted):
         self.on_removed: list[Hook] = []
         self.resources: Resources[Any] | None = Resources(self._open, started_by="gateway.lifespan")
         self._state = state
-        self._clock = clock
-        self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
+        self._given = tuple(Key(secret) for secret in dict.fromkeys(keys))
+        rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._store = PoolStore(state, name, choose=choose, limits=limits, seal=seal)
-        self._given = {key.id: key for key in map(Key, keys)}
-        self._known = dict(self._given)
-        self._seeds = 0
         self._stand_in = StandIn(
             name,
-            self._given.values(),
+            self._given,
             choose=chooser(choose),
-            rng=self._rng,
+            rng=rng,
             clock=clock,
             open_=on_state_failure == "open",
         )
-        self._unreadable: dict[str, float] = {}
-        self._saving: asyncio.Task[None] | None = None
-        self._desks = PerLoop(lambda: Desk(self._store, limits, self._ask_for, self._undo))
+        self._lender = Lender(
+            self._store, self._given, self._stand_in, limits=limits, rng=rng, clock=clock
+        )
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The keys this pool was given; which are in use only the store knows (`all`)."""
-        return tuple(self._given.values())
+        return self._given
 
     async def take(
         self, exchange: Any, tried: Collection[str] = (), *, wait: float = 0.0
     ) -> Key | None:
         """A key that was not tried yet: at once, or within `wait` seconds, callers in turn."""
         tokens = input_tokens(exchange) if self.limits.counts_tokens else 0
-        desk = self._desks.get()
+        desk = self._lender.desk
         arrived = desk.line.arrival()
         try:
             answer: Answer = Busy(math.inf, held=True)
             if wait <= 0 or not len(desk.line):
-                answer = await self._ask(tried, tokens)
+                answer = await self._lender.ask(tried, tokens)
             if not isinstance(answer, Busy):
                 return answer
             if wait <= 0 or (answer.by_itself > wait and not answer.held):
@@ -126,62 +120,6 @@ class RedisKeyPool(Accounted):
         except StateUnavailable as away:
             return self._stand_in.take(tried, away)
         return waiter.key
-
-    async def _ask_for(self, waiter: Waiter) -> Answer:
-        return await self._ask(waiter.tried, waiter.tokens)
-
-    async def _ask(self, tried: Collection[str], tokens: int) -> Answer:
-        """What the store says: a key, why there is none free, None for none to try."""
-        await self._seed_once()
-        while True:
-            seeds = self._seeds
-            lease = new_id() if self._store.leased else ""
-            try:
-                answer = await self._store.take(
-                    lease, self._unwanted(tried), tokens, self._rng.random()
-                )
-            except (StateUnavailable, asyncio.CancelledError):
-                if lease:  # it may have been taken all the same
-                    self._desks.get().give(Give("", lease))
-                raise
-            self._is_back()
-            if isinstance(answer, Taken):
-                key = await self._lend(answer, lease, tokens)
-                if key is not None:
-                    return key
-            elif answer is True:  # the store has lost everything
-                await self._seed(seeds)
-            else:
-                return answer or None
-
-    async def _lend(self, taken: Taken, lease: str, tokens: int) -> Key | None:
-        """The key for one call; None for one that this process cannot read."""
-        base = self._known.get(taken.id)
-        if base is None:
-            try:
-                base = await self._store.key(taken.id)
-            finally:
-                if base is None:
-                    self._give_unused(taken.id, lease, taken.at, tokens)
-            if base is None:
-                self._unreadable[taken.id[:FINGERPRINT]] = self._clock() + _UNREADABLE
-                return None
-            self._known[base.id] = base
-        base.uses += 1
-        base.in_flight += 1
-        if lease:
-            self._desks.get().hold(lease, base.id)
-        return base.lend(lease, tokens, taken.at)
-
-    def _unwanted(self, tried: Collection[str]) -> list[str]:
-        unwanted = [*tried]
-        if self._unreadable:
-            now = self._clock()
-            self._unreadable = {f: until for f, until in self._unreadable.items() if until > now}
-            unwanted += self._unreadable
-        if self._stand_in.unsaved:
-            unwanted += (identity[:FINGERPRINT] for identity in self._stand_in.unsaved)
-        return unwanted
 
     def report(
         self,
@@ -197,53 +135,25 @@ class RedisKeyPool(Accounted):
         """
         if key.origin is None:
             self._stand_in.give_back(key, cooldown)
-            return
-        if key.lease is None:
-            return
-        lease, key.lease = key.lease, None
-        key.origin.in_flight -= 1
-        used = used_tokens(usage) if self.limits.counted else None
-        more = 0 if used is None else used - key.tokens
-        if lease or more or cooldown > 0:
-            self._desks.get().give(
-                Give(key.id, lease, key.taken, tokens=more, rest=max(cooldown, 0.0))
-            )
-
-    def _undo(self, key: Key) -> None:
-        """Take back a key whose call is gone: it was never used."""
-        lease, key.lease = key.lease, None
-        if lease is not None and key.origin is not None:
-            key.origin.in_flight -= 1
-            key.origin.uses -= 1
-            self._give_unused(key.id, lease, key.taken, key.tokens)
-
-    def _give_unused(self, identity: str, lease: str, at: float, tokens: int) -> None:
-        if lease or self.limits.counted:
-            self._desks.get().give(Give(identity, lease, at, requests=-1, tokens=-tokens))
+        else:
+            self._lender.give_back(key, tokens=used_tokens(usage), cooldown=cooldown)
 
     async def add(self, keys: Iterable[str]) -> None:
         """Add secrets, for every process at once; also brings back what was removed."""
         added = [Key(secret) for secret in dict.fromkeys(keys)]
         await self._store.add(added)
-        for key in added:
-            self._known.setdefault(key.id, key)
-            self._unreadable.pop(key.fingerprint, None)
-            self._stand_in.forget(key)
+        self._lender.learn(added)
 
     async def all(self) -> list[Key]:
         """Every key in use that this process can read."""
-        await self._seed_once()
-        found = []
-        for identity in await self._store.ids():
-            key = self._known.get(identity) or await self._store.key(identity)
-            if key is not None:
-                found.append(self._known.setdefault(identity, key))
-        return found
+        await self._lender.seed_once()
+        found = [await self._lender.known(identity) for identity in await self._store.ids()]
+        return [key for key in found if key is not None]
 
     async def remove(self, key: Key, reason: str) -> None:
         """Put a key into quarantine, for every process at once; calls that hold it go on."""
         try:
-            await self._seed_once()
+            await self._lender.seed_once()
             removed = await self._store.remove(key.id, reason)
             self._stand_in.shut(key, reason)
         except StateUnavailable as away:
@@ -258,9 +168,7 @@ class RedisKeyPool(Accounted):
     async def restore(self, fingerprint: str) -> bool:
         """Bring a key back from quarantine; whether it was there."""
         restored = await self._store.restore(fingerprint)
-        for key in self._given.values():
-            if key.fingerprint == fingerprint:
-                self._stand_in.forget(key)
+        self._lender.learn(key for key in self._given if key.fingerprint == fingerprint)
         return restored
 
     async def day_use(self, key: Key) -> DayUse:
@@ -275,46 +183,15 @@ class RedisKeyPool(Accounted):
         """What was kept, by fingerprint."""
         return await self._store.balances()
 
-    async def _seed_once(self) -> None:
-        if not self._seeds:
-            await self._seed(0)
-
-    async def _seed(self, seeds: int) -> None:
-        """Put the given keys in, unless that was done again since it had been done so often."""
-        async with self._desks.get().seeding:
-            if self._seeds != seeds:
-                return
-            shut = set(await self._store.seed(self._given.values()))
-            for key in self._given.values():
-                if key.fingerprint in shut:
-                    self._stand_in.shut(key, "in quarantine")
-            self._seeds += 1
-
-    def _is_back(self) -> None:
-        self._stand_in.retire()
-        if self._stand_in.unsaved and self._saving is None:
-            self._saving = kept_tasks().keep(self._save())
-
-    async def _save(self) -> None:
-        """Tell the store what died while it was away."""
-        unsaved = self._stand_in.unsaved
-        try:
-            for identity, reason in list(unsaved.items()):
-                await self._store.remove(identity, reason)
-                unsaved.pop(identity, None)
-        except StateUnavailable:
-            log.info("%d keys are still to be put into quarantine", len(unsaved))
-        finally:
-            self._saving = None
-
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         async with self._state.resources:
             try:
-                await self._seed_once()
+                await self._lender.seed_once()
             except StateUnavailable as failure:
-                log.warning("keys of pool %s are not in the store yet: %s", self.name, failure)
+                # The store's own room has warned of it, once and not for every channel.
+                log.info("keys of pool %s are not in the store yet: %s", self.name, failure)
             try:
                 yield
             finally:
-                await self._desks.get().close()
+                await self._lender.desk.close()

@@ -30,7 +30,7 @@ class SealError(ConfigurationError):
 class Seal:
     """Seals and opens secrets for the store. The first key seals, all open.
 
-        Seal([os.environb[b"LLM_GATEWAY_CRYPTO_KEY"]])
+        Seal.of([os.environ["CRYPTO_KEY"]])
 
     To change the key put the new one in front, restart, and take the old one out when everything
     has been stored again (keys from settings are at every start). Needs the `crypto` extra; raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from ..errors import GatewayError
@@ -135,13 +136,10 @@ class Bell:
         if seconds is not None:
             self._timer = self._loop.call_later(max(seconds, 0.0), self._rung)
 
-    def look(self) -> bool:
-        """Have it rung soon, from any thread; False when the loop is gone."""
-        try:
+    def look(self) -> None:
+        """Have it rung soon, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and its waiters gone
             self._loop.call_soon_threadsafe(self._rung)
-        except RuntimeError:  # the loop is closed
-            return False
-        return True
 
     def _rung(self) -> None:
         self.set(self._ring() if self.waiters else None)

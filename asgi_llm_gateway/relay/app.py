@@ -22,6 +22,7 @@ from ..errors import (
     ConfigurationError,
     GatewayError,
     ModelNotFound,
+    NotSupported,
 )
 from ..exchange.body import JSONBody, too_large
 from ..exchange.limits import BodyLimits
@@ -43,6 +44,7 @@ from .keepalive import kept_alive
 from .outbound import Outbound
 from .plan import Plan
 from .supply import Supply
+from .times import until
 from .watch import Watch
 
 log = logging.getLogger("asgi_llm_gateway.relay")
@@ -100,6 +102,11 @@ class Relay:
         """The channels of the moment; None before the start."""
         return self._table.current if self._table else None
 
+    async def test(self, channel: str) -> float:
+        """Ask a channel something small now, and tell its health how that went; the seconds it
+        took. Raises what failed, NotSupported for a channel that is not there."""
+        return await self._supply.checkup(await self.resources.get()).test(channel)
+
     def reload(
         self, channels: Sequence[Channel], aliases: Mapping[str, Names] | None = None
     ) -> None:
@@ -110,11 +117,7 @@ class Relay:
         """
         table = self._supply.table(channels, self._aliases if aliases is None else aliases)
         if self._table is not None:
-            old = self._table.current.by_name
-            for channel in table.channels:
-                if channel.name in old:
-                    channel.adopt(old[channel.name])
-            self._table.swap(table)
+            self._supply.swap(self._table, table)
         self._channels = tuple(channels)
         if aliases is not None:
             self._aliases = dict(aliases)
@@ -232,21 +235,23 @@ class Relay:
         names: frozenset[bytes],
     ) -> None:
         conduct, watch = self._conduct, out.watch
-        prefer = conduct.preference(scope["headers"], exchange.body)
+        prefer: str | None = None
+        if conduct.affinity is not None:
+            prefer = conduct.affinity.of(scope["headers"], exchange.body)
         course = Course(exchange, plan, tiers, table, conduct, prefer)
         attempts = Attempts(exchange, plan, course, conduct)
-        watch.give_up_at = plan.times.until(exchange.started, conduct.time_budget)
+        watch.give_up_at = until(exchange.started, conduct.time_budget, plan.times)
         try:
-            if plan.streamed and conduct.keep_alive is not None:
-                begun = kept_alive(attempts.first(), out.comment, conduct.keep_alive)
-            else:
-                begun = attempts.first()
+            begun = attempts.first()
+            if conduct.keep_alive is not None and plan.streamed:
+                begun = kept_alive(begun, out.comment, conduct.keep_alive)
             running = await begun
             watch.give_up_at = None
             exchange.first_byte = running.attempt.first_byte
             await out.relay(attempts, running, names)
         finally:
-            await attempts.close(exchange.outcome or "left")
+            if attempts.running is not None:
+                await attempts.close(exchange.outcome or "left")
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Snapshot[ChannelTable]]:
@@ -287,7 +292,7 @@ def served(table: ChannelTable, wanted: Wanted, exchange: Exchange) -> Tiers:
     while True:
         try:
             return table.tiers(wanted.models[0], endpoint, caller)
-        except ModelNotFound:
+        except (ModelNotFound, NotSupported):
             if len(wanted.models) == 1:
                 raise
             wanted.models = wanted.models[1:]

@@ -15,11 +15,13 @@ from typing import Any
 from ..channels.live import LiveChannel
 from ..errors import GatewayError
 from ..exchange.attempt import Attempt
+from ..exchange.body import JSONBody
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from .conduct import Conduct
 from .course import Course
 from .hedging import hedged
+from .opened import Whole
 from .plan import Plan
 from .trying import Try
 
@@ -29,6 +31,8 @@ class Attempts:
 
     running: Try | None = None
     """The try that began to answer."""
+    _given_up = "left"
+    """What becomes of a try that is cancelled."""
 
     def __init__(self, exchange: Exchange, plan: Plan, course: Course, conduct: Conduct) -> None:
         self._exchange = exchange
@@ -46,14 +50,12 @@ class Attempts:
         course, hedge = self.course, self._conduct.rules.hedge
         while True:
             channel, key = await course.next()
-            late = channel.stats.late_after if hedge else None
-            work = self._attempt(channel, key)
+            late = self._late_after(channel) if hedge else None
             if late is None:
-                begun = await work
+                self.running = begun = await self._attempt(channel, key)
             else:
-                begun = await hedged(work, late, partial(self._hedge, channel, key), self._lost)
+                begun = await self._hedged(channel, key, late)
             if begun is not None:
-                self.running = begun
                 return begun
 
     async def another(self, failure: GatewayError) -> Try:
@@ -64,25 +66,40 @@ class Attempts:
         await self.course.learn(broken, failure)
         return await self.first()
 
-    async def close(self, outcome: str) -> None:
+    def close(self, outcome: str) -> Coroutine[Any, Any, None]:
         """Give back what the running try holds; safe to await while the call is cancelled."""
         running, self.running = self.running, None
-        if running is not None:
-            running.attempt.usage = self._exchange.usage
-            await running.close(self._clock(), outcome)
+        assert running is not None
+        return running.close(self._clock(), outcome)
 
-    async def _hedge(self, late: LiveChannel, key: Key) -> Coroutine[Any, Any, Try | None] | None:
+    def _late_after(self, channel: LiveChannel) -> float | None:
+        """Seconds after which this call may be made elsewhere too; None for never.
+
+        What is no JSON is never made twice: an upload can be read once, and nobody here knows what
+        a call that is passed through does.
+        """
+        return channel.stats.late_after if isinstance(self._exchange.body, JSONBody) else None
+
+    async def _hedged(self, channel: LiveChannel, key: Key, late: float) -> Try | None:
+        self._given_up = "left"
+        other = partial(self._elsewhere, channel, key)
+        await hedged(self._attempt(channel, key), late, other, self._won, self._lost)
+        return self.running
+
+    async def _elsewhere(self, late: LiveChannel, key: Key) -> Try | None:
         found = await self.course.elsewhere(late, key)
-        return None if found is None else self._attempt(*found)
+        return None if found is None else await self._attempt(*found)
 
-    async def _lost(self, slower: Try | None) -> None:
-        """Another attempt has answered first."""
-        if slower is not None:
-            return await slower.close(self._clock(), "lost")
-        for attempt in self._exchange.attempts:
-            if attempt.outcome is None and attempt.first_byte is None:
-                attempt.outcome = "lost"
-        return None
+    def _won(self, quicker: Try) -> None:
+        self.running = quicker
+        self._given_up = "lost"
+
+    async def _lost(self, slower: Try) -> None:
+        """It has an answer too, which nobody will see; if that is whole, so is what it cost."""
+        if isinstance(slower.answer, Whole):
+            slower.attempt.usage_from(slower.answer.usage)
+        self.course.lost()
+        await slower.close(self._clock(), self._given_up)
 
     async def _attempt(self, channel: LiveChannel, key: Key) -> Try | None:
         exchange, plan, model = self._exchange, self._plan, self.course.model
@@ -90,6 +107,8 @@ class Attempts:
         name, to = channel.upstream_model(model), channel.provider.name
         attempt = Attempt(number, channel.name, to, name, key.fingerprint, self._clock())
         this = Try(exchange, self._conduct, attempt, channel, key, model)
+        if plan.times is not None:
+            this.wish = plan.times
         failure: GatewayError | None = None
         try:
             if not self._conduct.health.quiet and not this.admitted():
@@ -101,7 +120,7 @@ class Attempts:
             if channel.credentials is not None:
                 this.secret = await channel.credentials.secret(key)
             this.begin(again=self.course.stumbled(channel))
-            request = plan.build(channel, this.secret, name)
+            request = plan.build(channel, this.secret, model)
             this.response = response = await channel.upstream.send(request)
             attempt.status = response.status
             if self._conduct.sees_limits:
@@ -120,8 +139,11 @@ class Attempts:
 
     async def _over(self, this: Try, failure: GatewayError | None) -> None:
         """A try that will not serve: judged, noted, everything given back."""
-        now = self._clock()
-        if failure is None:
-            return await this.close(now, this.attempt.outcome or "left")
-        this.failed(failure)
-        return await this.close(now, "failed")
+        try:
+            if failure is not None:
+                this.failed(failure)
+            elif this.sent:
+                self.course.lost()
+        finally:
+            outcome = self._given_up if failure is None else "failed"
+            await this.close(self._clock(), outcome)

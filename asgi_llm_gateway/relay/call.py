@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from ..channels.live import LiveChannel
 from ..errors import Headers
 from ..exchange.body import JSONBody, MultipartBody
 from ..exchange.record import Exchange
-from ..upstream.contract import UpstreamRequest, UpstreamResponse
+from ..upstream.contract import Timeouts, UpstreamRequest, UpstreamResponse
 from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed
 from .inbound import Wanted
 from .opened import Flow, Whole, hold, open_answer
-from .times import Times
+from .times import limits_of, wished
 from .upload import Upload
 from .watch import Receive, Watch
 
@@ -34,7 +34,7 @@ class Call:
         self._buffer = buffer
         self._upload: Upload | None = None
         headers: Headers = scope["headers"]
-        self.times = Times(headers)
+        self.times = wished(headers, exchange.started)
         self._headers = allowed(headers, TO_PROVIDER)
         if isinstance(wanted.body, JSONBody):
             self._headers += JSON_BODY
@@ -71,7 +71,8 @@ class Call:
 
     def build(self, channel: LiveChannel, secret: str, model: str) -> UpstreamRequest:
         """The request of one attempt."""
-        wanted = self._wanted
+        wanted, limits = self._wanted, self._limits(channel, model)
+        model = channel.upstream_model(model)
         origin, target = channel.target(wanted.endpoint.path, model)
         body = wanted.body
         content: bytes | AsyncIterator[bytes]
@@ -94,26 +95,36 @@ class Call:
             [*channel.sign(secret), *self._headers],
             content,
             length,
-            self.times.of(channel, model),
+            limits,
             self.exchange.loop,
         )
+
+    def _limits(self, channel: LiveChannel, model: str) -> Timeouts:
+        if self.times is None:
+            return channel.timeouts_for(model)
+        return limits_of(channel, model, self.times, self.exchange.loop.time())
 
     def _length(self, body: MultipartBody) -> int | None:
         announced = self.exchange.announced
         return None if announced is None else announced + body.grown
 
-    async def open(
+    def open(
         self, response: UpstreamResponse, channel: LiveChannel, model: str
-    ) -> Whole | Flow:
+    ) -> Coroutine[Any, Any, Whole | Flow]:
         """The beginning of one attempt's answer, or with `buffer` all of a stream."""
         wanted = self._wanted
-        answer = await open_answer(
+        opened = open_answer(
             response,
             wanted.dialect,
             streamed=wanted.stream,
             hide_usage=wanted.stream and self.asks_usage(channel),
-            first_token=self.times.of(channel, model).first_token,
+            first_token=self._limits(channel, model).first_token,
+            choices=wanted.choices() if wanted.stream else 1,
         )
-        if self._buffer and isinstance(answer, Flow) and answer.tap is not None:
-            return await hold(answer, wanted.dialect)
+        return self._held(opened) if self._buffer and wanted.stream else opened
+
+    async def _held(self, opened: Coroutine[Any, Any, Whole | Flow]) -> Whole | Flow:
+        answer = await opened
+        if isinstance(answer, Flow) and answer.tap is not None:
+            return await hold(answer)
         return answer

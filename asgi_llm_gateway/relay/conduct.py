@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 
 from ..channels.affinity import Affinity
@@ -13,8 +13,7 @@ from ..channels.health.book import Health
 from ..channels.index import Tiers
 from ..channels.live import LiveChannel
 from ..channels.policy import Failover
-from ..errors import GatewayError, Headers, ProviderRefused, Unavailable
-from ..exchange.body import Body
+from ..errors import GatewayError, ProviderRefused, Unavailable
 
 RETRY_AFTER = 5.0
 """Seconds a caller is told to wait when nothing healthy is left and nobody knows until when."""
@@ -54,14 +53,20 @@ class Conduct:
 
         return Candidates(tiers, self.rng, choose=self._choose, admits=admits, prefer=prefer)
 
-    def preference(self, headers: Headers, body: Body | None) -> str | None:
-        """What this call has in common with others like it, where affinity is on."""
-        return None if self.affinity is None else self.affinity.of(headers, body)
-
     def fallbacks(self, kind: str, names: Sequence[str]) -> tuple[str, ...]:
         """The models asked in place of one, by any of its names, after a failure of this kind."""
         lists = self._lists[kind]
         return next((tuple(lists[name]) for name in names if name in lists), ())
+
+    def others(
+        self, kinds: Collection[str], names: Sequence[str], meant: Sequence[str]
+    ) -> tuple[str, ...]:
+        """What is asked when a model has no candidate left, by the kinds of fallback its failures
+        ask for; `meant` are the other models of the alias the caller named."""
+        if not kinds or "any" in kinds:
+            return (*meant, *self.fallbacks("any", names))
+        wanted = [kind for kind in ("context", "content") if kind in kinds]
+        return tuple(model for kind in wanted for model in self.fallbacks(kind, names))
 
     def believed(self, retry_after: float | None) -> float | None:
         """A provider's Retry-After in seconds, within the clamp."""

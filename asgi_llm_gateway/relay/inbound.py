@@ -43,6 +43,17 @@ class Wanted:
     stream: bool
     usage_asked: bool
 
+    def choices(self) -> int:
+        """How many answers are asked for side by side."""
+        body = self.body
+        many = body.view.n or 1 if isinstance(body, JSONBody) else 1
+        if self.dialect.name == "openai_completions" and isinstance(body, JSONBody):
+            prompts = body.get("prompt")
+            # A list of numbers is one prompt in tokens (OpenAI API reference, Completions).
+            if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+                many *= len(prompts)
+        return many
+
     def outgoing(self, model: str, *, ask_usage: bool) -> bytes:
         """The JSON body for one attempt: as it came, but for the provider's name of the model and
         `stream_options.include_usage` where that is asked for on the caller's behalf."""

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from ..runtime import kept_tasks
+from .hedging import given_up
+
 T = TypeVar("T")
 
 
@@ -14,14 +17,14 @@ async def kept_alive(
 ) -> T:
     """What `work` returns; `say` is awaited whenever it has taken `seconds` more.
 
-    A cancel of the caller, or a failure of `say`, cancels `work` and waits for it to end.
+    A cancel of the caller, or a failure of `say`, cancels `work` and waits for it to end; it ends
+    however often the caller is cancelled.
     """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=seconds))[0]:
             await say()
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+    except BaseException:
+        await kept_tasks().settle(given_up([task]))
+        raise
+    return task.result()

@@ -76,8 +76,12 @@ async def open_answer(
     streamed: bool,
     hide_usage: bool,
     first_token: float | None,
+    choices: int = 1,
 ) -> Whole | Flow:
-    """Read as much as decides. Raises ProviderRefused, BadAnswer and what the upstream raises."""
+    """Read as much as decides; `choices` is how many answers a stream has side by side.
+
+    Raises ProviderRefused, BadAnswer and what the upstream raises.
+    """
     headers, status = response.headers, response.status
     coding = kind = b""
     for name, value in headers:
@@ -90,8 +94,10 @@ async def open_answer(
     if status != 200 and not 200 < status < 300:
         raise BadAnswer(f"the provider answered with status {status}")
     if kind.startswith(b"text/event-stream"):
-        pieces = _plain(response, coding)
-        return await _open_stream(response, pieces, dialect, hide_usage, first_token)
+        tap = dialect.tap(hide_usage)
+        if choices > 1:
+            tap = tap.of_many(choices)
+        return await _open_stream(response, _plain(response, coding), tap, first_token)
     if _is_json(kind, dialect, streamed=streamed):
         whole = _read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER)
         body = await whole
@@ -116,12 +122,10 @@ def _is_json(kind: bytes, dialect: Dialect, *, streamed: bool) -> bool:
 async def _open_stream(
     response: UpstreamResponse,
     pieces: AsyncIterator[bytes],
-    dialect: Dialect,
-    hide_usage: bool,
+    tap: Tap,
     first_token: float | None,
 ) -> Flow:
     whole = WholeEvents()
-    tap = dialect.tap(hide_usage)
     held = b""
     try:
         async with asyncio.timeout(first_token):
@@ -145,13 +149,14 @@ async def _open_stream(
     raise BadAnswer("the provider's stream ended before its first event")
 
 
-async def hold(flow: Flow, dialect: Dialect) -> Flow:
+async def hold(flow: Flow) -> Flow:
     """The same stream, whole before its first byte goes out; raises what makes it a failure.
 
     One of more than MAX_ANSWER bytes is too much to hold: the rest of it goes out as it comes.
     """
-    whole, probe = flow.whole, dialect.tap(False)
-    assert whole is not None
+    assert flow.whole is not None
+    assert flow.tap is not None
+    whole, probe = flow.whole, flow.tap.anew()
     held = [flow.begun]
     size = len(flow.begun)
     async for piece in flow.pieces:
@@ -165,8 +170,8 @@ async def hold(flow: Flow, dialect: Dialect) -> Flow:
     probe.feed(begun)
     if probe.end() is None:
         raise BadAnswer("the provider's stream ended before it was complete")
-    if probe.failed:
-        raise BadAnswer("the provider ended its stream with an error")
+    if probe.failure is not None:
+        raise probe.failure
     return Flow(flow.status, flow.headers, _nothing(), begun, WholeEvents(), flow.tap)
 
 

@@ -99,7 +99,8 @@ class Outbound:
         if isinstance(answer, Whole):
             body = answer.body
             headers.append((b"content-length", b"%d" % len(body)))
-            exchange.usage_from(answer.usage)
+            running.attempt.usage_from(answer.usage)
+            exchange.usage_from(running.attempt.read_usage)
             exchange.status = answer.status
             headers.append((b"x-request-id", exchange.request_id(self._scope).encode()))
             self.started = True
@@ -119,7 +120,7 @@ class Outbound:
             headers.append((b"x-llm-channel", running.channel.label))
             headers.append((b"x-llm-attempts", b"%d" % len(self.exchange.attempts)))
             if attempts.course.fell_back:
-                headers.append((b"x-llm-fallback", running.model.encode("latin-1", "replace")))
+                headers.append((b"x-llm-fallback", _shown(running.model)))
         return headers
 
     async def _plain(self, flow: Flow, headers: Headers, this: Try) -> None:
@@ -179,6 +180,11 @@ class Outbound:
             headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         await self.start(status, headers)
         await self.body(b"" if self._scope["method"] == "HEAD" else body, more=False)
+
+
+def _shown(model: str) -> bytes:
+    """A model's name as a header's value: settings may name it by what no header can carry."""
+    return "".join(c if c.isprintable() else "?" for c in model).encode("latin-1", "replace")
 
 
 def _speaks(body: bytes, dialect: str) -> bool:

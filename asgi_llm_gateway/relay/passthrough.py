@@ -15,7 +15,7 @@ from ..exchange.record import Exchange
 from ..upstream.contract import UpstreamRequest, UpstreamResponse
 from .headers import TO_PROVIDER_RAW, allowed, first
 from .opened import Flow, Whole, refusal
-from .times import Times
+from .times import limits_of, wished
 from .upload import Upload
 from .watch import Receive, Watch
 
@@ -38,7 +38,7 @@ class Passthrough:
         self._headers = allowed(headers, TO_PROVIDER_RAW)
         self._headers.append((b"accept-encoding", b"identity"))
         self._headers.append((b"user-agent", b"asgi-llm-gateway"))
-        self.times = Times(headers)
+        self.times = wished(headers, exchange.started)
         self._length = content_length(headers)
         # HTTP/2 and 3 frame a body themselves: no header need announce it.
         chunked = scope.get("http_version", "1.1") >= "2" and self._method not in _BODILESS
@@ -69,7 +69,7 @@ class Passthrough:
             [*channel.sign(secret), *self._headers],
             body,
             self._length if self._upload else None,
-            self.times.of(channel, model),
+            limits_of(channel, model, self.times, self._exchange.loop.time()),
         )
 
     async def open(

@@ -25,9 +25,11 @@ class Plan(Protocol):
         ...
 
     @property
-    def times(self) -> Times:
-        """How long it may take."""
+    def times(self) -> Times | None:
+        """How long the caller lets it take, if it says so."""
         ...
+
+    # `model` is as callers or fallbacks name it, before the channel's mapping.
 
     def build(self, channel: LiveChannel, secret: str, model: str) -> UpstreamRequest:
         """The request of one attempt."""

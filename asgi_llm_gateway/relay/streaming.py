@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..dialects.splicing import Continuation, Diverged, SentSoFar, can_splice
-from ..dialects.tap import has_error
+from ..dialects.tap import error_in
 from ..errors import BadAnswer, GatewayError
 from .attempts import Attempts
 from .opened import Flow, last_event
@@ -52,7 +52,8 @@ async def _forward(out: Outbound, this: Try, through: Through | None) -> Gateway
     if not isinstance(flow, Flow) or flow.whole is None or flow.tap is None:
         return Diverged("its restart is no stream")
     tap, whole = flow.tap, flow.whole
-    out.exchange.usage_from(tap.usage)
+    this.attempt.usage_from(tap.usage)
+    out.exchange.usage_from(this.attempt.read_usage)
     failure: GatewayError | None = None
     try:
         await _say(out, tap.feed(flow.begun), this, through)
@@ -82,8 +83,8 @@ async def _forward(out: Outbound, this: Try, through: Through | None) -> Gateway
         return problem
     finally:
         out.exchange.skipped_events += tap.skipped
-    if tap.failed:
-        this.failed(BadAnswer("the provider ended its stream with an error"))
+    if tap.failure is not None:
+        this.failed(tap.failure)
     out.exchange.outcome = "provider_error" if tap.failed else "ok"
     await out.body(ending, more=False)
     return None
@@ -103,7 +104,8 @@ async def _break_off(out: Outbound, this: Try, failure: GatewayError) -> None:
     """The dialect's error event and no terminator: never an end that looks complete."""
     exchange = out.exchange
     exchange.outcome = "truncated"
-    this.failed(failure)
+    if this.attempt.ended is None:  # else another was sought in vain, and that is what is told
+        this.failed(failure)
     log.warning("a stream was cut midway: %s", failure)
     flow = this.answer
     number = flow.tap.next_number() if isinstance(flow, Flow) and flow.tap else 0
@@ -119,8 +121,8 @@ class Splicing:
 
     def __call__(self, events: bytes) -> bytes:
         """What of whole events goes to the caller; raises what makes the stream a broken one."""
-        if has_error(events):
-            raise BadAnswer("the provider ended its stream with an error")
+        if (refusal := error_in(events)) is not None:
+            raise refusal
         if self._continuation is not None:
             events = self._continuation.feed(events)
         if events:

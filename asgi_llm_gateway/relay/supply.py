@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from weakref import WeakKeyDictionary
 
 from ..channels.accounts import accounts_of
 from ..channels.channel import Channel
@@ -15,6 +17,7 @@ from ..channels.index import ChannelTable
 from ..channels.live import LiveChannel
 from ..channels.mapping import Names
 from ..channels.surroundings import Surroundings
+from ..errors import NotSupported
 from ..exchange.snapshot import Snapshot
 from ..keys.accounts import KeyAccounts
 from ..keys.sweep import Sweep
@@ -24,6 +27,7 @@ from ..upstream.contract import Upstream
 from ..upstream.direct import DirectUpstream
 from .checking import test_call
 from .conduct import Conduct
+from .openings import Openings
 
 
 class Supply:
@@ -50,6 +54,7 @@ class Supply:
         self._state = state
         self._keys = keys
         self._sharing = sharing
+        self._openings: WeakKeyDictionary[asyncio.AbstractEventLoop, Openings] = WeakKeyDictionary()
 
     def table(self, channels: Sequence[Channel], aliases: Mapping[str, Names]) -> ChannelTable:
         """The channels, built: keys read, URLs joined, nothing connected.
@@ -65,10 +70,29 @@ class Supply:
             on_removed=tuple(keys.on_removed),
             retry_budget=self._conduct.rules.retry_budget,
         )
-        live = [LiveChannel(c, self._upstream_of(c), around) for c in channels]
+        live = [LiveChannel.built(c, self._upstream_of(c), around) for c in channels]
         for channel in live:
             accounts_of(channel)  # says what cannot work now, and not in the first sweep
         return ChannelTable(live, aliases)
+
+    def swap(self, snapshot: Snapshot[ChannelTable], table: ChannelTable) -> None:
+        """After a reload: what was known of a channel that goes on stays known, what was held
+        against one that is gone or leads elsewhere is forgotten, and each running loop opens what
+        came and closes what went."""
+        old = snapshot.current.by_name
+        for channel in table.channels:
+            before = old.get(channel.name)
+            if before is not None:
+                channel.adopt(before)
+        snapshot.swap(table)
+        for name, before in old.items():
+            after = table.by_name.get(name)
+            if after is None or not after.goes_on(before):
+                before.retired = True
+                self._conduct.health.forget(name, "a reload leads elsewhere" if after else "gone")
+        for loop, openings in list(self._openings.items()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(openings.follow_soon, table.channels)
 
     async def open(self, stack: AsyncExitStack, table: Snapshot[ChannelTable]) -> None:
         """Everything that is closed with the stack: the state's connection, what channels have
@@ -87,18 +111,26 @@ class Supply:
         )
         if self._state is not None and self._state.shared:
             await stack.enter_async_context(self._state.resources)
+            await self._state.greet()
         if self._sharing is not None:
             await stack.enter_async_context(self._sharing.resources)
-        for channel in table.current.channels:
-            await channel.open(stack)
+        loop = asyncio.get_running_loop()
+        openings = self._openings[loop] = Openings()
+        stack.callback(self._openings.pop, loop, None)
+        stack.push_async_callback(openings.aclose)
+        await openings.follow(table.current.channels)
         await stack.enter_async_context(sweep.resources)
-        await stack.enter_async_context(self._checkup(table).resources)
+        await stack.enter_async_context(self.checkup(table).resources)
 
-    def _checkup(self, table: Snapshot[ChannelTable]) -> Checkup:
+    def checkup(self, table: Snapshot[ChannelTable]) -> Checkup:
+        """Test calls on these channels."""
         conduct, rules = self._conduct, self._conduct.rules
 
         async def test(name: str) -> float:
-            return await test_call(table.current.by_name[name], time.monotonic)
+            channel = table.current.by_name.get(name)
+            if channel is None:  # a reload was quicker
+                raise NotSupported(f"there is no channel {name!r} any more")
+            return await test_call(channel, time.monotonic)
 
         return Checkup(
             conduct.health,

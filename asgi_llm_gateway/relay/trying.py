@@ -6,19 +6,21 @@ import logging
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from ..channels.error_class import ErrorClass
-from ..channels.health import ORDINARY
+from ..channels.health import ORDINARY, Probe
 from ..channels.live import LiveChannel
 from ..channels.retrying import asked_for, key_cooldown
-from ..errors import GatewayError, ProviderRefused
+from ..errors import GatewayError, KeyRevoked, ProviderRefused, StateUnavailable, UpstreamError
 from ..exchange.attempt import Attempt
 from ..exchange.record import Exchange
 from ..keys.key import Key
 from ..upstream.contract import UpstreamResponse
 from .conduct import Conduct
 from .opened import Flow, Whole
+from .times import Times, hurried
 
 log = logging.getLogger("asgi_llm_gateway.relay")
 
@@ -30,24 +32,22 @@ _SECRET = 8
 class Try:
     """An attempt under way: the channel and key it took, the guards it told, its answer."""
 
-    __slots__ = (
-        "_conduct",
-        "_exchange",
-        "answer",
-        "asked_for",
-        "attempt",
-        "channel",
-        "guarded",
-        "key",
-        "model",
-        "probe",
-        "response",
-        "secret",
-        "sent",
-        "verdict",
-    )
     answer: Whole | Flow
     """There once the attempt began to answer."""
+    guarded = 0
+    """How many guards were told of it."""
+    sent = False
+    response: UpstreamResponse | None = None
+    verdict: ErrorClass = _FINE
+    """What its failure means."""
+    asked_for: float | None = None
+    """Seconds the provider asked to be left alone, within the clamp."""
+    probe: Probe = ORDINARY
+    """Which of health's doubts this try is to settle."""
+    wish: Times | None = None
+    """Limits of the caller's own."""
+    _hurried = False
+    """It failed by such a limit, which says nothing of the channel."""
 
     def __init__(
         self,
@@ -62,16 +62,7 @@ class Try:
         self.attempt, self.channel, self.key = attempt, channel, key
         self.model = model
         """As the caller or a fallback names it, before the channel's mapping."""
-        self.probe = ORDINARY
         self.secret = key.secret
-        self.guarded = 0
-        """How many guards were told of it."""
-        self.sent = False
-        self.response: UpstreamResponse | None = None
-        self.verdict: ErrorClass = _FINE
-        """What its failure means."""
-        self.asked_for: float | None = None
-        """Seconds the provider asked to be left alone, within the clamp."""
 
     def admitted(self) -> bool:
         """Whether health lets the call go there, as a probe perhaps; another may have been
@@ -84,7 +75,10 @@ class Try:
         """The request is about to be sent; `again` to a channel that failed in this call."""
         self.sent = True
         channel, attempt = self.channel, self.attempt
-        self._exchange.attempts.append(attempt)
+        attempts = self._exchange.attempts
+        attempts.append(attempt)
+        if attempt.number != len(attempts):  # another one began while this one made ready
+            attempt.number = len(attempts)
         channel.stats.begun()
         if not again:
             channel.budget.called(attempt.started)
@@ -100,10 +94,31 @@ class Try:
         if not self.sent:
             return
         attempt, conduct = self.attempt, self._conduct
-        attempt.failure = failure
-        self.verdict = conduct.table.classify(failure, model=attempt.model)
+        attempt.failure = self.without_secret(failure)
+        self.verdict = conduct.table.classify(failure, model=attempt.model, passed=not self.model)
+        if self.wish is not None and self._by_wish(failure, self.wish):
+            self._hurried, self.verdict = True, replace(self.verdict, health="none")
         self.asked_for = conduct.believed(asked_for(failure, time.time()))
         log.info("attempt %d on %s failed: %s", attempt.number, attempt.channel, failure)
+
+    async def renew(self) -> bool | None:
+        """Whether its key has a new credential after a refusal of the old one; None where nobody
+        can tell, since the token host or the store failed: it may be good yet."""
+        assert self.channel.credentials is not None
+        try:
+            return await self.channel.credentials.renew(self.key, self.secret)
+        except KeyRevoked:
+            return False
+        except (UpstreamError, StateUnavailable) as failure:
+            log.info("key %s has no new credential: %s", self.key.fingerprint, failure)
+            return None
+
+    async def take_out(self, reason: str) -> None:
+        """Remove its key, which is dead; if its pool cannot, the call goes on all the same."""
+        try:
+            await self.channel.pool.remove(self.key, reason)
+        except GatewayError as failure:
+            log.warning("key %s cannot be taken out now: %s", self.key.fingerprint, failure)
 
     def reason(self) -> str:
         """Why the key is taken out, in a line without secrets."""
@@ -116,14 +131,18 @@ class Try:
         attempt.outcome = outcome
         return self._give_back(now, outcome)
 
+    def _by_wish(self, failure: GatewayError, wish: Times) -> bool:
+        now = self._exchange.loop.time()
+        return hurried(failure, self.channel, self.model, wish, self.attempt.started, now)
+
     async def _give_back(self, now: float, outcome: str) -> None:
         """Everything the attempt held, also when a guard or a key pool of the host's raises."""
         attempt, channel, verdict = self.attempt, self.channel, self.verdict
-        if self.sent:
-            self._tell_health(now, outcome)
-        elif self.probe is not ORDINARY:
-            self._conduct.health.given_back(channel.name, self.model, self.probe)
         try:
+            if self.sent:
+                self._tell_health(now, outcome)
+            elif self.probe is not ORDINARY:
+                self._conduct.health.given_back(channel.name, self.model, self.probe)
             if self.guarded:
                 with ExitStack() as told_in_order:
                     for guard in reversed(self._exchange.guards[: self.guarded]):
@@ -131,7 +150,8 @@ class Try:
         finally:
             cooldown = key_cooldown(verdict, self.asked_for)
             try:
-                channel.pool.report(self.key, outcome, usage=attempt.usage, cooldown=cooldown)
+                usage = attempt.usage if channel.counts_tokens else None
+                channel.pool.report(self.key, outcome, usage=usage, cooldown=cooldown)
             finally:
                 # A whole answer was read to its end: there is nothing to close.
                 if self.response is not None and not (
@@ -144,11 +164,14 @@ class Try:
         started, began = attempt.started, attempt.first_byte
         first = None if began is None else began - started
         left = outcome in ("left", "lost")
-        if first is None and (left or self._is_the_callers):
-            channel.stats.abandoned()
+        if self._hurried or (first is None and (left or self._is_the_callers)):
+            if outcome == "lost":
+                channel.stats.outrun(now - started)
+            else:
+                channel.stats.abandoned()
         else:
             channel.stats.ended(first)
-        if health.quiet and self.verdict is _FINE:
+        if channel.retired or (health.quiet and self.verdict is _FINE):
             return
         if left and first is None:
             health.given_back(channel.name, self.model, self.probe)

@@ -1,7 +1,7 @@
 """Settings from TOML, environment and flags; read by the gateway and the command line only."""
 
 from .reading import ROOT_TOKENS, Source, read_settings
-from .starting import live_channels, require_callers
+from .starting import live_channels, require_callers, require_shared_state
 from .tables import AuthSettings, FailoverSettings, ServerSettings, Settings
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "live_channels",
     "read_settings",
     "require_callers",
+    "require_shared_state",
 ]

@@ -67,12 +67,22 @@ _NAMES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
 )
 
 
+_BEYOND: Final = 10**15
+"""No number of a setting is as great."""
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number; TOML's whole ones may have any number of digits."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < _BEYOND
+        and not math.isnan(value)
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -126,6 +136,7 @@ SECRETS: Final = Kind('a list of texts like ["env:NAME"]', _is_texts, _split, se
 FLAG: Final = Kind("true or false", lambda v: isinstance(v, bool))
 WHOLE: Final = Kind("a whole number", _is_whole)
 COUNT: Final = Kind("a whole number from 1", lambda v: _is_whole(v) and v >= 1)
+FROM_0: Final = Kind("a whole number from 0", lambda v: _is_whole(v) and 0 <= v < _BEYOND)
 PORT: Final = Kind("a port from 0 to 65535", lambda v: _is_whole(v) and 0 <= v <= 65535)
 ABOVE_0: Final = Kind("a number above 0", lambda v: _is_number(v) and v > 0)
 SECONDS: Final = Kind("a number of seconds from 0", lambda v: _is_number(v) and v >= 0)
@@ -148,10 +159,6 @@ ONE_OR_MORE: Final = Kind(
 SHARE: Final = Kind("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 TABLE: Final = Kind("a table", lambda v: isinstance(v, Mapping))
 SECRETS_TABLE: Final = Kind("a table", lambda v: isinstance(v, Mapping), secret=True)
-TABLES: Final = Kind(
-    'a table of tables like { "o*" = { first_token = 120 } }',
-    _table_of(lambda v: isinstance(v, Mapping)),
-)
 LISTS: Final = Kind(
     'a table of lists like { a = ["b", "c"] }', _table_of(lambda v: _is_texts(v) and len(v) > 0)
 )
@@ -160,8 +167,8 @@ ALIASES: Final = Kind(
     _table_of(lambda v: _is_text(v) or (_is_texts(v) and len(v) > 0)),
 )
 STATUSES: Final = Kind(
-    'a list of statuses like [429, "5xx"]',
-    lambda v: isinstance(v, list | tuple) and all(_is_whole(i) or _is_text(i) for i in v),
+    'a status like 429 or a list of them like [429, "5xx"]',
+    lambda v: all(_is_whole(i) or _is_text(i) for i in (v if isinstance(v, list | tuple) else [v])),
     _split,
 )
 NAMES: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text))
@@ -169,6 +176,10 @@ HEADERS: Final = Kind('a table of texts like { a = "b" }', _table_of(_is_text), 
 LIMITS: Final = Kind(
     "a table of seconds like { idle = 60 }, false for no limit",
     _table_of(lambda v: v is False or _is_number(v)),
+)
+LIMITS_BY_MODEL: Final = Kind(
+    'a table like { "o*" = { first_token = 120 } } in seconds, false for no limit',
+    _table_of(LIMITS.accepts),
 )
 PATH: Final = Kind(
     "empty or a path like /llm, without a slash at its end",

@@ -78,7 +78,9 @@ class _Reading:
 
     def settings(self) -> Settings:
         layers = self._layers
-        tables = {name: TABLES[name][0](**self._row(row)) for name, row in layers.tables.items()}
+        written = {name: self._row(row) for name, row in layers.tables.items()}
+        health = written.pop("health")
+        tables = {name: TABLES[name][0](**values) for name, values in written.items()}
         shared = self._shared(tables["upstream"])
         rows = layers.lists["channels"]
         channels = [self._channel(at, row, shared) for at, row in enumerate(rows)]
@@ -96,7 +98,7 @@ class _Reading:
             error_rules=tuple(self._row(row) for row in layers.lists["error_rules"]),
             aliases=self._map("aliases"),
             default_models=self._map("default_models"),
-            health=self._map("health"),
+            health=health,
             source=self._source,
             folder=None if self._folder is None else str(self._folder),
         )
@@ -148,10 +150,8 @@ class _Reading:
             if text is _MISSING:
                 return None
             value = kind.from_text(text)
-        elif isinstance(value, list | tuple):
-            value = [self._from_env(item, given.where) for item in value]
-        elif isinstance(value, Mapping):
-            value = {key: self._from_env(item, given.where) for key, item in value.items()}
+        elif isinstance(value, list | tuple | Mapping):
+            value = self._from_env(value, given.where)
         if kind.accepts(value):
             return value if kind.becomes is None else kind.becomes(value)
         if not self._reported(value):
@@ -161,11 +161,18 @@ class _Reading:
     @staticmethod
     def _reported(value: Any) -> bool:
         """Whether something in it is missing from the environment: that is said already."""
+        if not isinstance(value, list | Mapping):
+            return value is _MISSING
         items = value.values() if isinstance(value, Mapping) else value
-        return isinstance(value, list | Mapping) and any(item is _MISSING for item in items)
+        return any(map(_Reading._reported, items))
 
     def _from_env(self, value: Any, where: str) -> Any:
-        """What `env:NAME` stands for; _MISSING, and a problem, when it is not set."""
+        """What `env:NAME` stands for, in lists and tables too; _MISSING, and a problem, when it is
+        not set."""
+        if isinstance(value, list | tuple):
+            return [self._from_env(item, where) for item in value]
+        if isinstance(value, Mapping):
+            return {key: self._from_env(item, where) for key, item in value.items()}
         if not isinstance(value, str) or not value.startswith("env:"):
             return value
         name = value.removeprefix("env:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,10 @@ def failover_of(settings: Settings) -> Failover:
     }
     first, factor, cap = (given.pop(name) for name in _WAITS)
     try:
-        return Failover(
-            **given,
-            backoff=Backoff(first, factor, cap),
-            error_rules=settings.error_rules,
-            health=health_rules(settings.failover.errors, settings.health),
+        made = Failover(
+            **given, backoff=Backoff(first, factor, cap), error_rules=settings.error_rules
         )
+        return replace(made, health=health_rules(made.errors, settings.health))
     except ConfigurationError as problem:
         raise ConfigurationError(f"{settings.source}: {problem.message}") from problem
 

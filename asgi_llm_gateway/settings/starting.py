@@ -1,10 +1,13 @@
-"""What is asked of settings before a server starts: may anybody call, do keys and URLs work."""
+"""What is asked of settings before a server starts: may anybody call, do keys and URLs work, do
+several processes share what they must."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
+from ..channels.accounts import accounts_of
+from ..channels.index import ChannelTable
 from ..channels.live import LiveChannel
 from ..channels.surroundings import Surroundings
 from ..errors import ConfigurationError
@@ -27,6 +30,17 @@ def require_callers(settings: Settings) -> None:
         raise ConfigurationError(
             f"{settings.source}: auth.anonymous = true lets everybody call, and there are access "
             "tokens: remove one or the other"
+        )
+
+
+def require_shared_state(settings: Settings) -> None:
+    """Raises ConfigurationError, naming the line to add, for several processes that would share
+    nothing: each would have keys, limits and health of its own."""
+    workers = settings.server.workers
+    if workers > 1 and not state_of(settings).shared:
+        raise ConfigurationError(
+            f"{settings.source}: server.workers = {workers} needs a store that the processes "
+            'share: add [state] with store = "redis://localhost:6379/0", or serve with one worker'
         )
 
 
@@ -55,9 +69,14 @@ def live_channels(
     problems: list[str] = []
     for channel in settings.channels:
         try:
-            live.append(LiveChannel(channel, channel.upstream or DirectUpstream(), around))
+            live.append(LiveChannel.built(channel, channel.upstream or DirectUpstream(), around))
+            accounts_of(live[-1])
         except ConfigurationError as exc:
             problems.append(f"{settings.source}: {exc.message}")
     if problems:
         raise ConfigurationError("\n".join(problems))
+    try:
+        ChannelTable(live, settings.aliases)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{settings.source}: {exc.message}") from exc
     return tuple(live)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..auth.token import AccessToken
 from ..channels.channel import Channel
+from ..channels.health.rules import HealthRules
 from . import kinds
 from .kinds import Kind
 
@@ -184,6 +185,27 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
             "test_all": kinds.FLAG,
         },
     ),
+    "health": (
+        HealthRules,
+        {
+            "failures": kinds.FROM_0,
+            "window_calls": kinds.FROM_0,
+            "window_seconds": kinds.TIME,
+            "least_calls": kinds.FROM_0,
+            "success_below": kinds.SHARE,
+            "slow_call": kinds.TIME,
+            "slow_above": kinds.SHARE,
+            "first_open": kinds.TIME,
+            "factor": kinds.ABOVE_0,
+            "longest_open": kinds.TIME,
+            "jitter": kinds.SHARE,
+            "probe_lease": kinds.TIME,
+            "calm": kinds.TIME,
+            "longest_asked": kinds.TIME,
+            "recovery": kinds.TEXT,
+            "slow_test": kinds.TIME,
+        },
+    ),
     "state": (StateSettings, {"store": kinds.SECRET, "timeout": kinds.ABOVE_0}),
     "keys": (
         KeysSettings,
@@ -192,7 +214,7 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
     "crypto": (CryptoSettings, {"keys": kinds.SECRETS}),
     "upstream": (UpstreamSettings, {"timeouts": kinds.LIMITS, "proxy": kinds.SECRET}),
 }
-"""Tables that stand once."""
+"""Tables that stand once. Of [health] only what was written counts: the rest is the preset's."""
 
 LISTS: Final[Mapping[str, Rows]] = {
     "channels": {
@@ -215,7 +237,7 @@ LISTS: Final[Mapping[str, Rows]] = {
         "credential": kinds.TEXT,
         "token_exchange": kinds.SECRETS_TABLE,
         "cost": kinds.NUMBER,
-        "model_timeouts": kinds.TABLES,
+        "model_timeouts": kinds.LIMITS_BY_MODEL,
         "billing": kinds.TEXT,
         "billing_urls": kinds.NAMES,
         "test_model": kinds.TEXT,
@@ -258,6 +280,5 @@ LISTS: Final[Mapping[str, Rows]] = {
 MAPS: Final[Mapping[str, Kind]] = {
     "aliases": kinds.ALIASES,
     "default_models": kinds.NAMES,
-    "health": kinds.TABLE,
 }
 """Tables whose keys are the operator's own names."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Breaker"]
+__all__ = ["FAILURES", "Breaker"]
+
+FAILURES = 5
+"""In a row, after which nothing is asked for a while."""
 
 
 class Breaker:
@@ -28,7 +31,7 @@ class Breaker:
     def __init__(
         self,
         *,
-        failures: int = 5,
+        failures: int = FAILURES,
         cooldown: float = 1.0,
         longest: float = 10.0,
         patience: float = 5.0,

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any, Protocol
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StateUnavailable
 from ..runtime import Resources
-from .breaker import Breaker
+from .breaker import FAILURES, Breaker
 from .faults import StateFault
 from .gate import Gate
 from .script import Script
@@ -89,6 +89,17 @@ class State:
         """
         line = self.resources.current or await self._line()
         return await line.call(args)
+
+    async def greet(self) -> bool:
+        """Whether the store answers, asked when a gateway starts; takes one timeout at most.
+
+        A store that does not is logged once and left alone like one that has failed often, so
+        that nobody else who starts waits for it.
+        """
+        asked = [self.command("EXISTS", self.name("{hello}")) for _ in range(FAILURES)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        # A refusal of the command (StateFault) is an answer too.
+        return not all(isinstance(answer, StateUnavailable) for answer in answers)
 
     async def run(
         self, script: Script, keys: Sequence[str | bytes], args: Sequence[Argument] = ()

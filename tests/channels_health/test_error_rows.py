@@ -60,25 +60,37 @@ def test_a_row_finds_its_errors(row: dict[str, Any], failure: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"statsu": 400}, "errors row 1: 'statsu' is no member of a row; did you mean 'status'?"),
-        ({"zzz": 400}, "errors row 1: 'zzz' is no member of a row; known are status, kind"),
-        ({"elsewhere": True}, "errors row 1 says for no error what it means; give one of status"),
-        ({"status": 400}, "errors row 1 changes nothing; give one of name, here"),
-        ({"status": 700, "here": True}, "errors row 1: 700 is no status"),
-        ({"status": "4yy", "here": True}, "errors row 1: '4yy' is no status"),
-        ({"status": "500-400", "here": True}, "errors row 1: '500-400' is no status"),
-        ({"status": [], "here": True}, "errors row 1: status must be a text or a list of texts"),
-        ({"status": True, "here": True}, "errors row 1: status must be a text or a list of texts"),
-        ({"message": "", "here": True}, "errors row 1: message must be a text or a list of texts"),
-        ({"message": "re:(", "here": True}, "errors row 1: 're:(' is no regular expression"),
-        ({"kind": "teapot", "here": True}, "errors row 1: kind 'teapot' is none of refused"),
-        ({"status": 400, "here": 1}, "errors row 1: here must be true or false, not 1"),
-        ({"status": 400, "health": "ill"}, "errors row 1: health must be one of none, cooldown"),
-        ({"status": 400, "scope": "all"}, "errors row 1: scope must be one of key, model, channel"),
-        ({"status": 400, "fallback": "x"}, 'errors row 1: fallback must be one of "", "any"'),
-        ({"status": 400, "fallback": ["any"]}, 'errors row 1: fallback must be one of "", "any"'),
-        ({"status": 400, "cooldown": -1}, "errors row 1: cooldown must be seconds from 0, not -1"),
-        ({"status": 400, "cooldown": float("inf")}, "errors row 1: cooldown must be seconds"),
+        ({"statsu": 400}, "error_rules[0]: 'statsu' is no member of a row; did you mean 'status'?"),
+        ({"zzz": 400}, "error_rules[0]: 'zzz' is no member of a row; known are status, kind"),
+        ({"elsewhere": True}, "error_rules[0] says for no error what it means; give one of status"),
+        ({"status": 400}, "error_rules[0] changes nothing; give one of name, here"),
+        ({"status": 700, "here": True}, "error_rules[0]: 700 is no status"),
+        ({"status": "4yy", "here": True}, "error_rules[0]: '4yy' is no status"),
+        ({"status": "500-400", "here": True}, "error_rules[0]: '500-400' is no status"),
+        ({"status": [], "here": True}, "error_rules[0]: status must be a text or a list of texts"),
+        (
+            {"status": True, "here": True},
+            "error_rules[0]: status must be a text or a list of texts",
+        ),
+        (
+            {"message": "", "here": True},
+            "error_rules[0]: message must be a text or a list of texts",
+        ),
+        ({"message": "re:(", "here": True}, "error_rules[0]: 're:(' is no regular expression"),
+        ({"kind": "teapot", "here": True}, "error_rules[0]: kind 'teapot' is none of refused"),
+        ({"status": 400, "here": 1}, "error_rules[0]: here must be true or false, not 1"),
+        ({"status": 400, "health": "ill"}, "error_rules[0]: health must be one of none, cooldown"),
+        (
+            {"status": 400, "scope": "all"},
+            "error_rules[0]: scope must be one of key, model, channel",
+        ),
+        ({"status": 400, "fallback": "x"}, 'error_rules[0]: fallback must be one of "", "any"'),
+        ({"status": 400, "fallback": ["any"]}, 'error_rules[0]: fallback must be one of "", "any"'),
+        (
+            {"status": 400, "cooldown": -1},
+            "error_rules[0]: cooldown must be seconds from 0, not -1",
+        ),
+        ({"status": 400, "cooldown": float("inf")}, "error_rules[0]: cooldown must be seconds"),
     ],
 )
 def test_a_row_that_cannot_work_is_refused_in_one_line(row: dict[str, Any], said: str) -> None:
@@ -89,7 +101,7 @@ def test_a_row_that_cannot_work_is_refused_in_one_line(row: dict[str, Any], said
 
 
 def test_the_row_that_is_wrong_is_named_by_its_number() -> None:
-    with pytest.raises(ConfigurationError, match="errors row 2: "):
+    with pytest.raises(ConfigurationError, match=r"error_rules\[1\]: "):
         table({"status": 418, "here": True}, {"status": 9, "here": True})
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.cli.process import run, serving
+from tests.valkey import Valkey, valkey  # noqa: F401 - a fixture
 
 TOKEN = "sk-alice"
 SETTINGS = """
@@ -190,11 +191,16 @@ def test_everybody_may_call_only_where_the_settings_say_so(folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_several_workers_share_the_port_and_a_hangup_replaces_them(folder: Path) -> None:
+def test_several_workers_share_the_port_and_a_hangup_replaces_them(
+    folder: Path,
+    valkey: Valkey,  # noqa: F811
+) -> None:
+    shared = f'[state]\nstore = "{valkey.url}"\n'
+    (folder / "gateway.toml").write_text(SETTINGS + shared)
     with serving("serve", "--workers", "2", "--log-level", "debug", cwd=folder) as served:
         assert served.line.endswith("in 2 processes")
         assert served.call(TOKEN).status_code == 200
-        (folder / "gateway.toml").write_text(SETTINGS + SECOND)
+        (folder / "gateway.toml").write_text(SETTINGS + shared + SECOND)
         served.process.send_signal(signal.SIGHUP)
         served.until_logged("Finished server process", times=2)
         assert served.call(TOKEN, "o3").headers["x-llm-channel"] == "two"

@@ -98,7 +98,7 @@ async def test_a_tried_key_is_not_given_again_and_then_none_is_left(make: Make) 
 async def test_every_key_gets_its_share(make: Make, choose: str) -> None:
     pool = make(["a", "b", "c", "d"], choose=choose)
     counts: Counter[str] = Counter()
-    for _ in range(80):
+    for _ in range(80 if choose == "random" else 20):
         key = await taken(pool)
         counts[key.secret] += 1
         pool.report(key, "ok")
@@ -107,7 +107,7 @@ async def test_every_key_gets_its_share(make: Make, choose: str) -> None:
     if choose == "random":
         assert min(counts.values()) >= 8
     else:
-        assert set(counts.values()) == {20}
+        assert set(counts.values()) == {5}
 
 
 async def test_least_used_looks_at_calls_under_way_first(make: Make) -> None:

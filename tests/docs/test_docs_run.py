@@ -9,21 +9,20 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+from tests.docs.pages import PAGES, blocks
+
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = page.read_text(encoding="utf-8")
     module = ModuleType(page.stem)
     monkeypatch.setitem(sys.modules, page.stem, module)  # hosts read annotations by module name
     names = vars(module)
     given = set(names)
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+    for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)
     assert names.keys() - given - {"__builtins__"}
 

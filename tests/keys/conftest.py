@@ -1,1 +1,1 @@
-from tests.valkey import own_valkey, valkey  # noqa: F401 - fixtures
+from tests.valkey import own_valkey, valkey, valkey_cluster  # noqa: F401 - fixtures

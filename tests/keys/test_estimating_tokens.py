@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,4 +40,6 @@ def test_what_cannot_be_read_counts_as_one() -> None:
     silent = exchange("/v1/chat/completions", {})
     silent.body = StreamBody()
     assert input_tokens(silent) == 1
-    assert input_tokens(exchange("/v1/unknown", {"text": "a" * 400})) == 1
+    strange = exchange("/v1/chat/completions", {"messages": [{"content": "a" * 400}]})
+    strange.endpoint = replace(strange.endpoint, dialect="none of ours")
+    assert input_tokens(strange) == 1

@@ -149,6 +149,14 @@ def test_a_day_begins_at_its_hour_where_it_is(
     assert (day.since, day.until) == (unix(since, zone), unix(until, zone))
 
 
+def test_a_day_does_not_end_again_when_clocks_go_back_over_its_beginning() -> None:
+    limits = KeyLimits(time_zone="America/St_Johns")
+    midnight = unix("2010-11-07T00:00", "America/St_Johns")
+    again = midnight + 600  # clocks went back at 00:01, so this is 23:10 of the day before
+    assert datetime.fromtimestamp(again, ZoneInfo("America/St_Johns")).day == 6
+    assert limit_day(again, limits).since == midnight
+
+
 @given(
     now=st.floats(0, 4e9),
     hour=st.integers(0, 23),

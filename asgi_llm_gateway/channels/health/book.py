@@ -10,23 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
-from typing import Protocol
 
 from ..error_class import ErrorClass
 from .entries import ORDINARY, Entries, Probe
 from .events import Change, HealthEvent, HealthState, Name, Record, log, tell_log
 from .rules import HealthRules
+from .sharing import Sharing
 
 Clock = Callable[[], float]
 Hook = Callable[[HealthEvent], None]
-
-
-class Sharing(Protocol):
-    """Who tells other processes: bound once, and told of changes without being waited for."""
-
-    def bind(self, health: Health) -> None: ...
-
-    def note(self, name: Name, *, by_hand: bool) -> None: ...
 
 
 class Health:
@@ -156,17 +148,24 @@ class Health:
 
     def disable(self, channel: str, reason: str = "disabled by hand") -> None:
         """Take a channel out by hand; nothing but `enable` brings it back."""
-        now = self._clock()
-        change = self._ill.entry((channel, None)).disable(now, reason)
+        change = self._ill.entry((channel, None)).disable(self._clock(), reason)
         self._tell((channel, None), change, by_hand=True)
 
     def enable(self, channel: str, reason: str = "enabled by hand") -> None:
         """Bring a channel back, and every model on it, whatever took them out."""
+        self._restore(channel, reason, by_hand=True)
+
+    def forget(self, channel: str, reason: str) -> None:
+        """Hold nothing against a channel any more but what a hand did: it is gone or another."""
+        self._restore(channel, reason, by_hand=False)
+
+    def _restore(self, channel: str, reason: str, *, by_hand: bool) -> None:
         now = self._clock()
         for name, breaker in self._ill.of(channel):
-            change = breaker.restore(now, reason, by_hand=True)
-            self._tell(name, change, by_hand=True)
-            self._entries.pop(name, None)
+            change = breaker.restore(now, reason, by_hand=by_hand)
+            self._tell(name, change, by_hand=by_hand)
+            if breaker.state != "disabled":
+                self._entries.pop(name, None)
 
     def tested(self, channel: str, *, verdict: ErrorClass | None, seconds: float) -> None:
         """A test call is over. One that went well brings back what was not disabled by hand: the
