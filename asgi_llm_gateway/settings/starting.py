@@ -26,6 +26,13 @@ def require_callers(settings: Settings) -> None:
             "token new` makes one), set LLM_GATEWAY_ACCESS_TOKEN, or write anonymous = true "
             "below [auth]"
         )
+    own = next((c.name for c in settings.channels if c.credential == "caller"), None)
+    if own is not None and not anonymous:
+        raise ConfigurationError(
+            f'{settings.source}: channel {own!r} has credential = "caller", but what callers show '
+            "here is one of the access tokens, which goes to no provider: serve that channel by a "
+            "gateway with auth.anonymous = true"
+        )
     if settings.access_tokens and anonymous:
         raise ConfigurationError(
             f"{settings.source}: auth.anonymous = true lets everybody call, and there are access "

@@ -154,7 +154,12 @@ class Rules:
         return True
 
     def exhausted(self) -> bool:
-        return not self.open() and self.next_model() is None
+        while not self.open():
+            following = self.next_model()
+            if following is None:
+                return True
+            self.take_up(following)
+        return False
 
 
 LISTS = st.dictionaries(
@@ -170,6 +175,7 @@ def worlds(draw: Any) -> tuple[dict[str, dict[str, Any]], Failover]:
         others = draw(st.sets(st.sampled_from(MODELS)))
         channels[name] = {
             "priority": draw(st.integers(0, 2)),
+            "key_limits": {"wait": 0},
             "models": sorted(others | {"m"} if name == "a" else others or {"m"}),
             "keys": [f"sk-{name}-{n}111111" for n in range(draw(st.integers(1, 4)))],
         }

@@ -30,7 +30,7 @@ class World:
     async def test_all(self) -> None:
         """What scheduled tests do every so often."""
         assert self.relay._table is not None
-        checkup = self.relay._supply._checkup(self.relay._table)
+        checkup = self.relay._supply.checkup(self.relay._table)
         await checkup.round()
 
     @property

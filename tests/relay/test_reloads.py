@@ -270,7 +270,7 @@ async def test_a_test_call_for_a_channel_that_is_gone_harms_nothing() -> None:
     async with relay.resources:
         await ill(relay)
         assert relay.channels is not None
-        checkup = relay._supply._checkup(relay._table)  # type: ignore[arg-type]
+        checkup = relay._supply.checkup(relay._table)  # type: ignore[arg-type]
         relay.health.disable("gone")
         relay.health.enable("gone")
         relay.reload([to(upstream, name="new")])

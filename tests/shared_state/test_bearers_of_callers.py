@@ -133,14 +133,21 @@ async def test_a_gateways_own_access_token_is_never_sent_to_a_provider(
             answer = await call(one, GATEWAY_TOKEN)
             assert answer.status == 503
             assert provider.tried == []
+        assert provider.tried == []
+
+
+async def test_settings_with_access_tokens_refuse_a_channel_whose_key_is_the_callers_own(
+    valkey: Valkey,
+) -> None:
+    async with faulty() as provider:
+        channel = leading_to(provider, keys=[], credential="caller")
         settings = {
             "auth": {"anonymous": False},
             "access_tokens": [{"name": "alice", "token": GATEWAY_TOKEN}],
         }
-        channel = leading_to(provider, keys=[], credential="caller")
-        async with gateway(valkey, channel, **settings) as made:
-            assert (await call(made, GATEWAY_TOKEN)).status == 503
-        assert provider.tried == []
+        with pytest.raises(ConfigurationError, match="goes to no provider"):
+            async with gateway(valkey, channel, **settings):
+                pass
 
 
 async def test_a_bearer_reaches_only_channels_that_are_for_it(valkey: Valkey) -> None:

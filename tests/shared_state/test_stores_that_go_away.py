@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -31,6 +28,7 @@ from tests.shared_state.gateways import (
     until,
 )
 from tests.shared_state.one_at_a_time import Watching
+from tests.shared_state.outages import Going, Traffic, away
 from tests.shared_state.tokens import refreshing, token_host
 from tests.upstreams import ask, ask_stream
 from tests.valkey import Valkey
@@ -40,7 +38,6 @@ TIMEOUT = 0.3
 """Seconds of `[state] timeout` here."""
 SLACK = 1.5
 """Seconds a busy machine may add; the runtime's sweep looks four times a second."""
-Going = Literal["killed", "silent"]
 
 
 def impatient(store: Valkey) -> dict[str, Any]:
@@ -52,51 +49,6 @@ def impatient(store: Valkey) -> dict[str, Any]:
 def going(request: pytest.FixtureRequest) -> Going:
     way: Going = request.param
     return way
-
-
-@contextmanager
-def away(store: Valkey, going: Going) -> Iterator[None]:
-    """A store that was killed comes back empty, one that was stopped as it was."""
-    if going == "silent":
-        with store.paused():
-            yield
-        return
-    store.kill()
-    yield
-    store.start()
-
-
-@dataclass
-class Traffic:
-    """Calls one after the other, several at a time, with what each got and how long it took."""
-
-    gateway: Gateway
-    width: int = 8
-    statuses: list[int | None] = field(default_factory=list)
-    longest: float = 0.0
-
-    async def __aenter__(self) -> Traffic:
-        self._tasks = [asyncio.create_task(self._go_on()) for _ in range(self.width)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-
-    async def _go_on(self) -> None:
-        while True:
-            began = time.monotonic()
-            answer = await ask(self.gateway)
-            self.longest = max(self.longest, time.monotonic() - began)
-            self.statuses.append(answer.status)
-            await asyncio.sleep(0.01)
-
-    async def seconds(self, count: float) -> int:
-        """Let it run; how many calls were answered meanwhile."""
-        seen = len(self.statuses)
-        await asyncio.sleep(count)
-        return len(self.statuses) - seen
 
 
 async def test_calls_go_on_within_bounds_and_shared_keys_are_back_with_the_store(
