@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -56,10 +57,19 @@ def run(given: argparse.Namespace) -> int:
 
 
 def make_app(source: str | None, flags: Flags) -> Gateway:
-    """The gateway of one serving process; uvicorn calls this in each, inside its event loop."""
-    settings = read_settings(source, flags=flags)
-    logs.configure(settings.server)
-    gateway = Gateway.from_settings(source, flags=flags)
+    """The gateway of one serving process; uvicorn calls this in each, inside its event loop.
+
+    Settings that became wrong since `serve` began end the process, with a line for each fault:
+    where there are several, those that serve already go on.
+    """
+    try:
+        settings = read_settings(source, flags=flags)
+        logs.configure(settings.server)
+        gateway = Gateway.from_settings(source, flags=flags)
+    except ConfigurationError as problem:
+        for line in problem.message.splitlines():
+            print(f"llm-gateway: {line}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from problem
     if hasattr(signal, "SIGHUP"):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, partial(reload, gateway))

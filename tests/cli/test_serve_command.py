@@ -205,3 +205,19 @@ def test_several_workers_share_the_port_and_a_hangup_replaces_them(
         served.until_logged("Finished server process", times=2)
         assert served.call(TOKEN, "o3").headers["x-llm-channel"] == "two"
         assert served.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_a_hangup_with_settings_that_cannot_work_leaves_a_worker_serving(
+    folder: Path,
+    valkey: Valkey,  # noqa: F811
+) -> None:
+    shared = f'[state]\nstore = "{valkey.url}"\n'
+    (folder / "gateway.toml").write_text(SETTINGS + shared)
+    with serving("serve", "--workers", "2", cwd=folder) as served:
+        assert served.call(TOKEN).status_code == 200
+        (folder / "gateway.toml").write_text("[server]\nprot = 1\n")
+        served.process.send_signal(signal.SIGHUP)
+        served.until_logged("server.prot is not a setting; did you mean port?")
+        assert served.call(TOKEN).status_code == 200
+        served.stop(signal.SIGTERM)
