@@ -43,7 +43,8 @@ class Failover:
     the dialect's error event, `buffer` holds every stream until it is whole, `splice` goes on with
     another candidate that begins with exactly what was already sent. keep_alive: seconds of
     silence after which a streamed call is sent comments, which commits its status. hedge: one more
-    attempt elsewhere when the first event is later than the channel's 95th percentile. tell: the
+    attempt elsewhere (it counts as one) when the first event of a call with a JSON body is later
+    than the channel's 95th percentile. tell: the
     `x-llm-*` headers. health: the numbers of the breaker; unless given, those of the preset that
     `errors` names. test_every: seconds between test calls on channels that are ill, or with
     test_all on every one; None for none. Raises ConfigurationError for values that cannot work.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import islice
 from random import Random
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..errors import GatewayError, StateUnavailable
 from ..runtime import kept_tasks, sweep
+from ..state import StateFault
 from .key import Key
 from .limits import KeyLimits
 from .memory import Busy
@@ -26,6 +28,9 @@ _BATCH = 500
 """Slots given back in one script call; a script holds up the whole store while it runs."""
 _WIDEST = 32
 """How many of a line are asked for at once."""
+_AGAIN = 0.5
+"""Seconds until what the store did not take is given back again."""
+_MOST_OVERDUE = 10_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.1
 """Seconds between looking whether another process has given a key back."""
 
@@ -43,6 +48,9 @@ class Desk:
         self._undo = undo
         self._held: dict[str, str] = {}
         self._gives: list[Give] = []
+        self._overdue: deque[Give] = deque(maxlen=_MOST_OVERDUE)
+        """What the store did not take."""
+        self._again_at = 0.0
         self._giving: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._renew_at = 0.0
@@ -50,6 +58,8 @@ class Desk:
         self._given = asyncio.Event()
         self._jitter = Random()  # noqa: S311 - spreads load, guards nothing
         self.line: FairQueue[Waiter] = FairQueue()
+        self.crowd = 0
+        """How many in line would take any key there is."""
         self.seeding = asyncio.Lock()
 
     def hold(self, lease: str, identity: str) -> None:
@@ -71,33 +81,66 @@ class Desk:
             await asyncio.sleep(0)  # the rest of the tick
             while self._gives:
                 batch, self._gives = self._gives[:_BATCH], self._gives[_BATCH:]
-                try:
-                    await self._store.give(batch)
-                except StateUnavailable:
-                    # The slots expire by themselves, as they would had this process died.
-                    log.debug("%d slots of keys could not be given back in order", len(batch))
+                await self._give_some(batch)
                 self._given.set()
         finally:
             self._giving = None
 
+    async def _give_some(self, batch: list[Give]) -> None:
+        now = self._loop.time()
+        try:
+            await self._store.give([slot.after(now) for slot in batch])
+        except StateUnavailable:
+            # To be given back again when the store is back, or the keys would be thought busy until
+            # the leases are over. What was counted is not told again: it may have been carried out.
+            log.debug("%d slots of keys could not be given back yet", len(batch))
+            self._overdue.extend(
+                slot._replace(requests=0, tokens=0, since=slot.since or now)
+                for slot in batch
+                if slot.lease or slot.rest
+            )
+            now = self._loop.time()
+            self._again_at = now + _AGAIN
+            sweep(self._loop).add(self)
+        except StateFault as fault:
+            log.error("%d slots of keys could not be given back: %s", len(batch), fault)  # noqa: TRY400 - the trace has nothing more to say
+
+    def _give_again(self, now: float) -> None:
+        """What the store did not take, but for what is over by now."""
+        overdue = list(self._overdue)
+        self._overdue.clear()
+        for slot in overdue:
+            if now - slot.since < max(self._lease, slot.rest):
+                self.give(slot)
+
     async def close(self) -> None:
         """Wait until everything that was given back so far has reached the store."""
+        self._overdue.clear()
         if self._giving is not None:
             await asyncio.wait({self._giving})
 
     def tick(self, now: float) -> None:
         """Called by the loop's sweep while slots are held."""
+        if self._overdue and now >= self._again_at and self._giving is None:
+            self._give_again(now)
         if not self._held:
-            sweep(self._loop).remove(self)
+            if not self._overdue:
+                sweep(self._loop).remove(self)
         elif now >= self._renew_at and self._renewing is None:
             self._renew_at = now + self._lease / 3
             self._renewing = kept_tasks().keep(self._renew())
 
     async def _renew(self) -> None:
         try:
-            held = [(identity, lease) for lease, identity in self._held.items()]
-            for start in range(0, len(held), _BATCH):
-                lost = await self._store.renew(held[start : start + _BATCH])
+            leases = list(self._held)
+            for start in range(0, len(leases), _BATCH):
+                # Asked anew for each batch: a slot given back meanwhile must not be held again.
+                held = [
+                    (self._held[lease], lease)
+                    for lease in leases[start : start + _BATCH]
+                    if lease in self._held
+                ]
+                lost = await self._store.renew(held)
                 if lost:
                     log.warning("%d slots of keys had expired while calls held them", lost)
         except StateUnavailable:
@@ -107,6 +150,8 @@ class Desk:
 
     async def stand_in_line(self, waiter: Waiter, arrived: int, seconds: float) -> None:
         """Wait until served (the waiter's key or refusal says how) or so many seconds."""
+        undemanding = not (waiter.tried or waiter.tokens > 1)
+        self.crowd += undemanding
         self.line.add(waiter.caller, waiter, arrived)
         if self._serving is None:
             self._serving = kept_tasks().keep(self._serve())
@@ -115,6 +160,7 @@ class Desk:
             await waiter.wait(seconds)
             served = True
         finally:
+            self.crowd -= undemanding
             self.line.discard(waiter.caller, waiter)
             if waiter.key is not None and not served:  # cancelled at that very moment
                 self._undo(waiter.key)

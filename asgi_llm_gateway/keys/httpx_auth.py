@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 from ..errors import ConfigurationError, KeysBusy, Unavailable
 from ..upstream.both_httpx import library_of, of_both
 from .key import Key
+from .memory import Busy
 from .pool import KeyPool, MemoryKeyPool
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ else:
 
 __all__ = ["RotatingKeyAuth"]
 
-_POLL = 0.05
-"""Seconds between two looks for a free key, where nobody can be waited for."""
-_LONGEST_COOLDOWN = 3600.0
-"""Seconds; a provider that asks for more is not believed."""
+_POLL = 0.05  # seconds between two looks for a free key, where nobody can be waited for
+_LONGEST_COOLDOWN = 3600.0  # seconds; a provider that asks for more is not believed
 
 
 class RotatingKeyAuth(_Auth):
@@ -41,8 +40,9 @@ class RotatingKeyAuth(_Auth):
     key the provider answers 401 to is taken out of the pool; one it answers 429 to rests for as
     long as Retry-After (or retry-after-ms) says, or `cooldown` seconds. Either way the request is
     sent once more with another key, if one is free, or up to `retry` times (0, or False: never);
-    when there is none the client gets the provider's answer. Connection failures are not retried
-    here, and say nothing about the key.
+    after a key that was taken out that does not count, but no key is shown twice for one request.
+    When there is no other the client gets the provider's answer. Connection failures are not
+    retried here, and say nothing of the key.
 
     A request is only sent again when its body can be: it is in memory, or says its length, which
     is `max_body` bytes at the most, and is then read into memory before it is sent the first time.
@@ -96,15 +96,15 @@ class RotatingKeyAuth(_Auth):
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Called by the library's Client."""
         pool = _in_memory(self.pool)
-        left = self._resends(request)
-        if left:
+        left = resends = self._resends(request)
+        if resends:
             request.read()
         key = self._wait_for_key(pool)
         tried: list[str] = []
         while True:
             response = None
             try:
-                self._sign(request, key)
+                request.headers[self._header] = self._prefix + key.secret
                 response = yield request
             finally:
                 if response is None:
@@ -119,7 +119,8 @@ class RotatingKeyAuth(_Auth):
             finally:
                 pool.report(key, "failed", cooldown=refusal.cooldown)
             tried.append(key.fingerprint)
-            other = pool.take_now(tried) if len(tried) <= left else None
+            left -= not refusal.dead
+            other = pool.take_now(tried) if resends and left >= 0 else None
             if other is None:
                 return
             key = other
@@ -127,15 +128,15 @@ class RotatingKeyAuth(_Auth):
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Called by the library's AsyncClient."""
         pool = self.pool
-        left = self._resends(request)
-        if left:
+        left = resends = self._resends(request)
+        if resends:
             await request.aread()
         key = await self._first_key()
         tried: list[str] = []
         while True:
             response = None
             try:
-                self._sign(request, key)
+                request.headers[self._header] = self._prefix + key.secret
                 response = yield request
             finally:
                 if response is None:
@@ -150,7 +151,8 @@ class RotatingKeyAuth(_Auth):
             finally:
                 pool.report(key, "failed", cooldown=refusal.cooldown)
             tried.append(key.fingerprint)
-            other = await self._other_key(tried) if len(tried) <= left else None
+            left -= not refusal.dead
+            other = await self._other_key(tried) if resends and left >= 0 else None
             if other is None:
                 return
             key = other
@@ -173,13 +175,11 @@ class RotatingKeyAuth(_Auth):
         while (key := pool.take_now()) is None:
             if not pool.keys:
                 raise _no_key()
-            if time.monotonic() >= until:
-                raise KeysBusy("every key is in use or resting", retry_after=1.0)
-            time.sleep(_POLL)
+            busy, left = pool.busy_now(), until - time.monotonic()
+            if left <= 0 or (busy.by_itself > left and not busy.held):
+                raise busy.refusal()
+            time.sleep(min(_POLL, left, max(busy.by_itself, 0.001)))
         return key
-
-    def _sign(self, request: Any, key: Key) -> None:
-        request.headers[self._header] = self._prefix + key.secret
 
     def _resends(self, request: Any) -> int:
         """How often the request may be sent again: only with a body that can be kept."""
@@ -217,6 +217,8 @@ class _InMemory(Protocol):
     def keys(self) -> Collection[Key]: ...
 
     def take_now(self, tried: Collection[str] = ()) -> Key | None: ...
+
+    def busy_now(self) -> Busy: ...
 
     def remove_now(self, key: Key, reason: str) -> None: ...
 

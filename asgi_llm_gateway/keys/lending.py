@@ -13,7 +13,7 @@ from ..runtime import PerLoop, kept_tasks
 from .desk import Answer, Desk
 from .key import FINGERPRINT, Key
 from .limits import KeyLimits
-from .places import Clock
+from .places import LONGEST_REST, Clock
 from .redis_store import Give, PoolStore, Taken
 from .stand_in import StandIn
 from .waiting import Waiter
@@ -128,7 +128,7 @@ class Lender:
         key.origin.in_flight -= 1
         more = tokens - key.tokens if tokens is not None and self._limits.counted else 0
         if lease or more or cooldown > 0:
-            rest = max(cooldown, 0.0)
+            rest = min(cooldown, LONGEST_REST) if cooldown > 0 else 0.0
             self.desk.give(Give(key.id, lease, key.taken, tokens=more, rest=rest))
 
     def undo(self, key: Key) -> None:

@@ -42,6 +42,8 @@ class KeyLimits:
     lease: float = 30.0
     counted: bool = field(init=False, repr=False, compare=False)
     """Whether anything is limited by time."""
+    any: bool = field(init=False, repr=False, compare=False)
+    """Whether anything is limited at all."""
     counts_tokens: bool = field(init=False, repr=False, compare=False)
     """Whether tokens must be estimated when a key is taken."""
 
@@ -59,12 +61,9 @@ class KeyLimits:
         _zone(self.time_zone)
         tokens = self.tpm is not None or self.tpd is not None
         object.__setattr__(self, "counts_tokens", tokens)
-        object.__setattr__(self, "counted", tokens or self.rpm is not None or self.rpd is not None)
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is limited at all."""
-        return self.counted or self.concurrency is not None
+        counted = tokens or self.rpm is not None or self.rpd is not None
+        object.__setattr__(self, "counted", counted)
+        object.__setattr__(self, "any", counted or self.concurrency is not None)
 
 
 @dataclass(frozen=True, slots=True)

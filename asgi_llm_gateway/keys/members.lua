@@ -39,6 +39,7 @@ if what == 'seed' then
       and redis.call('HEXISTS', key(id), 'hand') == 0 then
       take_out(id)
       redis.call('DEL', key(id))
+      redis.call('HDEL', base .. ':balances', fingerprint(id))
     end
   end
   redis.call('HSET', base .. ':meta', 'v', VERSION)

@@ -18,7 +18,7 @@ from .billing import Balance
 from .choosing import Chooser
 from .key import DayUse, Key, Quarantined
 from .limits import KeyLimits
-from .places import Clock, Place, Places, Seat
+from .places import LONGEST_REST, Clock, Place, Places, Seat
 from .waiting import Bell, FairQueue, Waiter
 
 BUSY_RETRY = 1.0
@@ -48,16 +48,13 @@ class Keyring:
         """By fingerprint."""
         self.balances: dict[str, Balance] = {}
         """By fingerprint."""
+        self.limits = limits
+        """What each key may do."""
         self._places = Places(limits, clock, wall, self._sooner)
         self._rng = rng
         self._turn = 0
         self._line: FairQueue[Waiter] = FairQueue()
         self._bells: dict[asyncio.AbstractEventLoop, Bell] = {}
-
-    @property
-    def limits(self) -> KeyLimits:
-        """What each key may do."""
-        return self._places.limits
 
     def add(self, secrets: Iterable[str], *, by_hand: bool) -> None:
         """Put keys in use; one in quarantine comes back, one in use stays as it is."""
@@ -112,6 +109,7 @@ class Keyring:
             self.choose, self.in_use = choose, {}
             for key in old.values():
                 self._places.leave(key)
+            self.limits = limits
             self._places.clear(limits)
             for identity, fresh in {**wanted, **by_hand}.items():
                 if fresh.fingerprint not in self.quarantine:
@@ -127,9 +125,10 @@ class Keyring:
 
         The lock must be held.
         """
-        if self._places.promote() and len(self._line):
+        places = self._places
+        if places.later and places.promote() and len(self._line):
             self._serve()
-        return self._draw(tried, tokens) if self._places.ready else None
+        return self._draw(tried, tokens) if places.ready else None
 
     def _draw(self, tried: Collection[str], tokens: int) -> Key | None:
         places = self._places
@@ -148,7 +147,7 @@ class Keyring:
         self._turn += 1
         key.uses += 1
         key.in_flight += 1
-        limits = places.limits
+        limits = self.limits
         if not limits.any:
             return key
         now = places.clock()
@@ -161,6 +160,9 @@ class Keyring:
     def give_back(self, key: Key, *, tokens: int | None, cooldown: float = 0.0) -> None:
         """The call that took `key` is over and used so many tokens (None: nobody knows); the key
         rests for `cooldown` seconds. Giving back twice changes nothing where slots are counted."""
+        if key.origin is None and cooldown <= 0 and not self.limits.any:
+            key.in_flight -= 1  # from the look at the limits to here nothing gives the GIL away
+            return
         with self.lock:
             base = key.origin or key
             if key.origin is not None:
@@ -175,7 +177,7 @@ class Keyring:
             if tokens is not None and key.origin is not None and self.limits.counted:
                 seat.meter.correct(key.taken, tokens - key.tokens)
             if cooldown > 0:
-                seat.cooled = max(seat.cooled, now + cooldown)
+                seat.cooled = max(seat.cooled, now + min(cooldown, LONGEST_REST))
             self._places.settle(base, now)
             self._serve()
 
@@ -282,7 +284,8 @@ class Busy(NamedTuple):
 
     def refusal(self) -> KeysBusy:
         """What the caller is told."""
-        soonest = min(self.by_itself, BUSY_RETRY) if self.held else self.by_itself
+        known = self.by_itself < float("inf") and not self.held
+        soonest = self.by_itself if known else min(self.by_itself, BUSY_RETRY)
         return KeysBusy(
             "every key that could serve this call is at one of its limits; try again later",
             retry_after=max(soonest, 0.001),

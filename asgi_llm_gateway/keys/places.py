@@ -17,6 +17,8 @@ from .key import Key
 from .limits import KeyLimits, LimitDay, Meter, limit_day
 
 Clock = Callable[[], float]
+LONGEST_REST = 366 * 86_400.0
+"""Seconds; a cool-down beyond it, or one without end, is this long."""
 _order = attrgetter("seat.order")
 
 
@@ -57,14 +59,15 @@ class Places:
         self.wall = wall
         self.ready: list[Key] = []
         """In the order the keys were put in use."""
-        self._later: list[tuple[float, int, Key]] = []
+        self.later: list[tuple[float, int, Key]] = []
+        """A heap; entries of keys that were moved since are skipped."""
         self._orders = 0
         self._day: LimitDay | None = None
         self._sooner = sooner
 
     def clear(self, limits: KeyLimits) -> None:
         """Begin again under other limits; whoever sat has left before."""
-        self.limits, self._day, self.ready, self._later = limits, None, [], []
+        self.limits, self._day, self.ready, self.later = limits, None, [], []
 
     def sit(self, key: Key, *, rested: bool = False) -> None:
         """Put a key in use, behind the others; `rested`: whatever it had been cooled for."""
@@ -97,7 +100,7 @@ class Places:
 
     def promote(self) -> bool:
         """Move what time alone has made free; whether that was any."""
-        later = self._later
+        later = self.later
         if not later or later[0][0] > (now := self.clock()):
             return False
         moved = False
@@ -112,7 +115,7 @@ class Places:
     @property
     def next(self) -> float | None:
         """In how many seconds `promote` may have something to do; None: never."""
-        return self._later[0][0] - self.clock() if self._later else None
+        return self.later[0][0] - self.clock() if self.later else None
 
     def opens(self, key: Key, tokens: int = 1) -> float:
         """When the key's windows have room for a call of so many tokens; 0: they have."""
@@ -137,8 +140,8 @@ class Places:
             ready.insert(bisect_left(ready, seat.order, key=_order), key)
         sooner = False
         if place is Place.LATER and not (seat.place is Place.LATER and seat.at == at):
-            sooner = not self._later or at < self._later[0][0]
-            heappush(self._later, (at, seat.order, key))
+            sooner = not self.later or at < self.later[0][0]
+            heappush(self.later, (at, seat.order, key))
         seat.place, seat.at = place, at
         if sooner:
             self._sooner()

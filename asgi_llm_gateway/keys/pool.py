@@ -17,7 +17,7 @@ from .choosing import CHOOSERS, Chooser
 from .estimating import input_tokens
 from .key import DayUse, Key, Quarantined
 from .limits import KeyLimits
-from .memory import Keyring
+from .memory import Busy, Keyring
 from .places import Clock
 from .waiting import Waiter, caller_of
 
@@ -25,6 +25,7 @@ log = logging.getLogger("asgi_llm_gateway.keys")
 
 Hook = Callable[[Key, str], None]
 _NO_LIMITS = KeyLimits()
+_MOST_TOKENS = 10**12
 
 
 class KeyPool(Protocol):
@@ -107,8 +108,13 @@ def chooser(name: str) -> Chooser:
 
 
 def used_tokens(usage: Usage | None) -> int | None:
-    """What counts against a key's limit of tokens: all that went in and came out."""
-    return None if usage is None else usage.total_input + usage.total_output
+    """What counts against a key's limit of tokens: all that went in and came out.
+
+    A provider's number that cannot be meant does not go on: a store's counters have 64 bits.
+    """
+    if usage is None:
+        return None
+    return max(0, min(usage.total_input + usage.total_output, _MOST_TOKENS))
 
 
 def tell_removed(hooks: Iterable[Hook], key: Key, reason: str) -> None:
@@ -188,6 +194,10 @@ class MemoryKeyPool(Accounted):
         with self._ring.lock:
             return self._ring.draw(tried, 1 if self._ring.limits.counts_tokens else 0)
 
+    def busy_now(self) -> Busy:
+        """When a key will be free, for those to whom `take_now` gave none."""
+        return self._ring.busy((), 1 if self._ring.limits.counts_tokens else 0)
+
     async def all(self) -> list[Key]:
         """Every key in use."""
         return list(self.keys)
@@ -210,7 +220,8 @@ class MemoryKeyPool(Accounted):
         cooldown: float = 0.0,
     ) -> None:
         """Give a taken key back; may be called from any thread."""
-        self._ring.give_back(key, tokens=used_tokens(usage), cooldown=cooldown)
+        tokens = None if usage is None else used_tokens(usage)
+        self._ring.give_back(key, tokens=tokens, cooldown=cooldown)
 
     async def quarantined(self) -> list[Quarantined]:
         """What was taken out since the process began; the oldest first."""

@@ -8,7 +8,7 @@ from random import Random
 from ..state import State
 from .limits import KeyLimits
 from .pool import ManagedPool, MemoryKeyPool
-from .redis import OnStateFailure, RedisKeyPool
+from .redis import RedisKeyPool
 from .sealing import Seal
 
 _NO_LIMITS = KeyLimits()
@@ -22,7 +22,6 @@ def pool_of(
     limits: KeyLimits = _NO_LIMITS,
     state: State | None = None,
     seal: Seal | None = None,
-    on_state_failure: OnStateFailure = "open",
     rng: Random | None = None,
 ) -> ManagedPool:
     """Keys in the shared store if there is one, else in memory. `name` is the channel's."""
@@ -35,6 +34,6 @@ def pool_of(
         choose=choose,
         limits=limits,
         seal=seal,
-        on_state_failure=on_state_failure,
+        on_state_failure=state.on_failure,
         rng=rng,
     )

@@ -39,7 +39,7 @@ PATIENCE: Final = Timeouts(connect=5, first_byte=15, idle=10, total=20, wait=10)
 
 _LARGEST: Final = 4 * 1024 * 1024
 """Bytes; a listing of models is the longest answer a probe looks at."""
-_SCOPES: Final = (b"missing scopes", b"insufficient permissions")
+_NOT_THE_KEY: Final = ("missing scopes", "insufficient permissions", "ip_not_authorized")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +141,25 @@ class ListsModels:
     url: str
 
     async def check(self, inquiry: Inquiry) -> Verdict:
-        """401: gone. Not so when it is only this page that the key may not see: OpenAI answers 401
-        to restricted keys too, and names the missing scope."""
+        """401: gone. Not so when it is only this page that the key may not see, or not from here:
+        OpenAI answers 401 to restricted keys too, and names the missing scope; and to addresses
+        that an organization does not allow. Nor is a page for people (HTML, or what cannot be read)
+        a provider's answer: a proxy or a firewall on the way does not know the key."""
         status, body = await inquiry.get(self.url)
         if status == 200:
             return Verdict("good")
-        if status == 401 and not any(scope in body.lower() for scope in _SCOPES):
+        if status == 401 and _is_of_a_provider(body):
             return Verdict("gone", "the provider answered 401 to GET /models")
         raise CannotTell(f"the provider answered {status} to GET /models")
+
+
+def _is_of_a_provider(refusal: bytes) -> bool:
+    """Whether a 401's body is for programs (JSON, a plain line, nothing), and about the key."""
+    try:
+        text = refusal.decode("utf-8-sig").strip().lower()
+    except UnicodeDecodeError:
+        return False
+    return not text.startswith("<") and not any(word in text for word in _NOT_THE_KEY)
 
 
 Told = Balance | Verdict | bool | None

@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigurationError, StateUnavailable
 from ..runtime import Resources
-from ..state import State
+from ..state import OnFailure, State
 from ..wire.usage import Usage
 from .accounted import Accounted
 from .billing import Balance
@@ -31,7 +31,6 @@ from .waiting import Waiter, caller_of
 
 log = logging.getLogger("asgi_llm_gateway.keys")
 
-OnStateFailure = Literal["open", "closed"]
 _NO_LIMITS = KeyLimits()
 
 
@@ -62,7 +61,7 @@ class RedisKeyPool(Accounted):
         choose: str = "random",
         limits: KeyLimits = _NO_LIMITS,
         seal: Seal | None = None,
-        on_state_failure: OnStateFailure = "open",
+        on_state_failure: OnFailure = "open",
         rng: Random | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -106,7 +105,8 @@ class RedisKeyPool(Accounted):
         arrived = desk.line.arrival()
         try:
             answer: Answer = Busy(math.inf, held=True)
-            if wait <= 0 or not len(desk.line):
+            # Who does not wait overtakes only those who want no key that is free.
+            if not desk.crowd if wait <= 0 else not len(desk.line):
                 answer = await self._lender.ask(tried, tokens)
             if not isinstance(answer, Busy):
                 return answer

@@ -45,6 +45,12 @@ class Give(NamedTuple):
     requests: int = 0
     tokens: int = 0
     rest: float = 0.0
+    since: float = 0.0
+    """When the store did not take it the first time, in its loop's time; not told to the store."""
+
+    def after(self, now: float) -> Give:
+        """The same as it is to be told now, when part of the rest may be over."""
+        return self._replace(rest=max(self.rest - (now - self.since), 0.0)) if self.since else self
 
 
 class _Told(msgspec.Struct):
@@ -126,7 +132,7 @@ class PoolStore:
         await self._run("give.lua", *args)
 
     async def renew(self, held: Iterable[tuple[str, str]]) -> int:
-        """Hold slots (id, lease) for longer; how many had been lost."""
+        """Hold slots (id, lease) for longer; how many had been lost, and are held again."""
         args = [part for pair in held for part in pair]
         lost: int = await self._run("renew.lua", int(self._limits.lease * 1000), *args)
         return lost
@@ -176,8 +182,11 @@ class PoolStore:
     def _opened(self, identity: str, version: bytes | None, stored: bytes | None) -> str:
         if stored is None or version != b"%d" % VERSION:
             raise SealError("what is stored for it is missing or of an unknown version")
-        if stored[:1] == _PLAIN:
+        if stored[:1] == _PLAIN and self._seal is None:
             return stored[1:].decode()
+        if stored[:1] == _PLAIN:
+            # Else whoever can write to the store could have calls made with a key of their own.
+            raise SealError("it is stored unsealed although [crypto] is given; add it again")
         if self._seal is None:
             raise SealError("it is stored sealed, and no [crypto] key is given")
         return self._seal.open(stored[1:], about=identity.encode()).decode()

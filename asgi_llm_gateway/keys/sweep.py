@@ -6,9 +6,10 @@ import asyncio
 import logging
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from ..errors import ConfigurationError, StateUnavailable
@@ -21,6 +22,9 @@ from .pool import MemoryKeyPool
 
 log = logging.getLogger("asgi_llm_gateway.keys")
 
+_MOST_LOST = 60.0
+"""Seconds that one provider may be waited for in vain in a round: a thousand keys of one that hangs
+would keep those of all others from being asked about for hours."""
 STATE_FAILED = (StateUnavailable, StateFault)
 """The shared store does not answer, or refuses: what concerns every key and not one."""
 
@@ -29,7 +33,8 @@ STATE_FAILED = (StateUnavailable, StateFault)
 class Swept:
     """What one round found: how many keys were asked about, taken out, left as unknown.
 
-    `failed` counts what raised: hooks, callables and pools of the user's own. `cut` is a round that
+    `failed` counts what raised: hooks, callables and pools of the user's own. `passed` are keys not
+    asked about, since their provider had held up this round for too long. `cut` is a round that
     ended early, for want of the lease or of the store.
     """
 
@@ -37,7 +42,10 @@ class Swept:
     removed: int = 0
     unknown: int = 0
     failed: int = 0
+    passed: int = 0
     cut: bool = False
+    lost: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+    """Seconds that each channel's provider was waited for in vain."""
 
 
 class Sweep:
@@ -175,6 +183,9 @@ class Sweep:
             swept.cut = swept.cut or (leased and not self._ours)
             if swept.cut:
                 return
+            if swept.lost.get(accounts.name, 0.0) >= _MOST_LOST:
+                swept.passed += 1
+                continue
             swept.asked += 1
             try:
                 await self._ask(accounts, key, swept)
@@ -188,10 +199,13 @@ class Sweep:
                 )
 
     async def _ask(self, accounts: KeyAccounts, key: Key, swept: Swept) -> None:
+        began = time.monotonic()
         verdict = await accounts.check(key)
         if verdict.fate == "gone":
             await accounts.pool.remove(key, verdict.reason)
             swept.removed += 1
         elif verdict.fate == "unknown":
             swept.unknown += 1
+            lost = swept.lost.get(accounts.name, 0.0)
+            swept.lost[accounts.name] = lost + time.monotonic() - began
             log.debug("key %s of channel %s: %s", key.fingerprint, accounts.name, verdict.reason)

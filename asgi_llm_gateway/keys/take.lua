@@ -56,7 +56,7 @@ local function windows(id)
       tonumber(flat[i + 1])
     if not at then
       found[flat[i]] = count
-    elseif at < second - 60 then
+    elseif at < second - 60 or at > second + 60 then -- long ago, or before the clock was set back
       old[#old + 1] = flat[i]
     else
       local buckets = found[kind]
@@ -97,14 +97,25 @@ local function move(id, place, at)
   redis.call('ZADD', place, at, id)
 end
 
-local first = -1
+-- The first of a key's leases to expire. None lasts over an hour: one that seems to was taken before
+-- the clock was set back, and its process may be dead.
+local function expires(held)
+  if redis.call('ZCOUNT', held, now + 3600000, '+inf') > 0 then
+    for _, one in ipairs(redis.call('ZRANGEBYSCORE', held, now + 3600000, '+inf')) do
+      redis.call('ZADD', held, now + lease_ms, one)
+    end
+  end
+  return redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')[2]
+end
+
+local first, misfits = -1, 0
 local function can_go(id)
   if not wanted(id) then return false end
   if concurrency > 0 then
     local held = base .. ':held:' .. id
     redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
     if redis.call('ZCARD', held) >= concurrency then
-      move(id, busy, redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')[2])
+      move(id, busy, expires(held))
       return false
     end
   end
@@ -116,13 +127,19 @@ local function can_go(id)
     return false
   end
   at = tokens > 1 and room(found, tokens) or 0
-  if at > now and (first < 0 or at < first) then first = at end
-  return at <= now
+  if at <= now then return true end
+  if first < 0 or at < first then first = at end
+  misfits = misfits + 1
+  return false
 end
 
+-- Keys that have room, but not for so many tokens, stay free for smaller calls. Of these only so many
+-- are looked at: with a thousand keys the whole store would stand still for every large call.
+local MOST_MISFITS = 16
+
 local function draw()
+  local x = point
   if choose == 'random' then
-    local x = point
     for _ = 1, 4 do
       local count = redis.call('ZCARD', free)
       if count == 0 then return nil end
@@ -132,14 +149,19 @@ local function draw()
       x = (x * 7919.137) % 1
     end
   end
-  for _, last in ipairs({3, -1}) do
-    local all = redis.call('ZRANGE', free, 0, last)
-    local from = choose == 'random' and math.floor(point * #all) or 0
+  for look = 1, 3 do -- at the best few; at all in order; at some from anywhere on
+    local all = redis.call('ZRANGE', free, 0, look == 1 and 3 or -1)
+    local from = (choose == 'random' or look == 3) and math.floor(x * #all) or 0
+    misfits = 0
     for i = 0, #all - 1 do
       local id = all[(from + i) % #all + 1]
       if can_go(id) then return id end
+      if misfits == MOST_MISFITS then break end
     end
+    if look > 1 and misfits < MOST_MISFITS then return nil end
+    x = (x * 7919.137 + 0.5) % 1
   end
+  first = math.min(first, now + 1000) -- nobody knows: others were not looked at
   return nil
 end
 
@@ -156,7 +178,7 @@ local function take(id)
     redis.call('ZADD', held, now + lease_ms, lease)
     redis.call('PEXPIRE', held, lease_ms + 60000)
     if concurrency > 0 and redis.call('ZCARD', held) >= concurrency then
-      move(id, busy, redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')[2])
+      move(id, busy, expires(held))
     end
   end
   if counted then

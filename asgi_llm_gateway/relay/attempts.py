@@ -81,9 +81,9 @@ class Attempts:
         return channel.stats.late_after if isinstance(self._exchange.body, JSONBody) else None
 
     async def _hedged(self, channel: LiveChannel, key: Key, late: float) -> Try | None:
-        self._given_up = "left"
         other = partial(self._elsewhere, channel, key)
         await hedged(self._attempt(channel, key), late, other, self._won, self._lost)
+        self._given_up = "left"
         return self.running
 
     async def _elsewhere(self, late: LiveChannel, key: Key) -> Try | None:

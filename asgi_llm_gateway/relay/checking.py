@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -14,6 +15,8 @@ from ..exchange.caller import matches
 from ..upstream.contract import UpstreamRequest
 from .headers import JSON_BODY
 from .opened import open_answer
+
+log = logging.getLogger("asgi_llm_gateway.relay")
 
 _PROMPT: Final = "Say hi."
 _TOKENS: Final = 16
@@ -58,6 +61,16 @@ def test_model(channel: LiveChannel) -> str:
     if model is None or "chat" not in channel.provider.endpoints:
         raise NotSupported(f"channel {channel.name!r} has no model to test; give it a test_model")
     return model
+
+
+def warn_of_untestable(channels: Iterable[LiveChannel]) -> None:
+    """Log which channels scheduled tests will never bring back."""
+    for channel in channels:
+        if channel.config.enabled:
+            try:
+                test_model(channel)
+            except NotSupported as problem:
+                log.warning("scheduled tests pass by: %s", problem.message)
 
 
 def _request(channel: LiveChannel, secret: str, model: str) -> UpstreamRequest:

@@ -25,7 +25,7 @@ from ..keys.upkeep import Upkeep
 from ..state import State
 from ..upstream.contract import Upstream
 from ..upstream.direct import DirectUpstream
-from .checking import test_call
+from .checking import test_call, warn_of_untestable
 from .conduct import Conduct
 from .openings import Openings
 
@@ -120,6 +120,8 @@ class Supply:
         stack.push_async_callback(openings.aclose)
         await openings.follow(table.current.channels)
         await stack.enter_async_context(sweep.resources)
+        if self._conduct.rules.test_every:
+            warn_of_untestable(table.current.channels)
         await stack.enter_async_context(self.checkup(table).resources)
 
     def checkup(self, table: Snapshot[ChannelTable]) -> Checkup:

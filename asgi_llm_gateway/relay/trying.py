@@ -139,14 +139,16 @@ class Try:
         """Everything the attempt held, also when a guard or a key pool of the host's raises."""
         attempt, channel, verdict = self.attempt, self.channel, self.verdict
         try:
-            if self.sent:
-                self._tell_health(now, outcome)
-            elif self.probe is not ORDINARY:
-                self._conduct.health.given_back(channel.name, self.model, self.probe)
-            if self.guarded:
-                with ExitStack() as told_in_order:
-                    for guard in reversed(self._exchange.guards[: self.guarded]):
-                        told_in_order.callback(guard.after, attempt)
+            try:
+                if self.sent:
+                    self._tell_health(now, outcome)
+                elif self.probe is not ORDINARY:
+                    self._conduct.health.given_back(channel.name, self.model, self.probe)
+            finally:
+                if self.guarded:
+                    with ExitStack() as told_in_order:
+                        for guard in reversed(self._exchange.guards[: self.guarded]):
+                            told_in_order.callback(guard.after, attempt)
         finally:
             cooldown = key_cooldown(verdict, self.asked_for)
             try:

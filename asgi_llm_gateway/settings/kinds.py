@@ -187,6 +187,7 @@ PATH: Final = Kind(
     str,
 )
 LEVEL: Final = _one_of("debug", "info", "warning", "error")
+OPEN_OR_CLOSED: Final = _one_of("open", "closed")
 MOMENT: Final = Kind(
     "a date with its time zone like 2027-01-31T00:00:00Z",
     lambda v: isinstance(v, datetime) and v.tzinfo is not None,

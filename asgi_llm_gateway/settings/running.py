@@ -37,7 +37,7 @@ def state_of(settings: Settings) -> State:
     """The shared store, or `memory://`; raises ConfigurationError for a URL that is none."""
     given = settings.state
     try:
-        return State(given.store, timeout=given.timeout)
+        return State(given.store, timeout=given.timeout, on_failure=given.on_failure)
     except ConfigurationError as problem:
         raise ConfigurationError(f"{settings.source}: state.store: {problem.message}") from problem
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from ..auth.token import AccessToken
 from ..channels.channel import Channel
 from ..channels.health.rules import HealthRules
+from ..state import OnFailure
 from . import kinds
 from .kinds import Kind
 
@@ -77,10 +78,12 @@ class FailoverSettings:
 class StateSettings:
     """Where what several processes share is kept: `memory://`, `redis://…`, `rediss://…`,
     `redis+cluster://…` or `redis+sentinel://…`. `timeout` is for how many seconds it is waited
-    for."""
+    for. `on_failure` is what happens to calls while it is away: "open" goes on with the settings'
+    keys without limits, "closed" refuses them."""
 
     store: str = field(default="memory://", repr=False)
     timeout: float = 1.0
+    on_failure: OnFailure = "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +209,14 @@ TABLES: Final[Mapping[str, tuple[type[Any], Rows]]] = {
             "slow_test": kinds.TIME,
         },
     ),
-    "state": (StateSettings, {"store": kinds.SECRET, "timeout": kinds.ABOVE_0}),
+    "state": (
+        StateSettings,
+        {
+            "store": kinds.SECRET,
+            "timeout": kinds.ABOVE_0,
+            "on_failure": kinds.OPEN_OR_CLOSED,
+        },
+    ),
     "keys": (
         KeysSettings,
         {"sweep": kinds.DURATION, "concurrency": kinds.COUNT, "state_file": kinds.TEXT},

@@ -7,7 +7,7 @@ await state.run(Script.of("asgi_llm_gateway.keys", "take.lua"), keys=[...], args
 
 from .faults import StateFault
 from .script import Script
-from .store import State
+from .store import OnFailure, State
 from .url import StoreURL
 
-__all__ = ["Script", "State", "StateFault", "StoreURL"]
+__all__ = ["OnFailure", "Script", "State", "StateFault", "StoreURL"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..errors import ConfigurationError, StateUnavailable
 from ..runtime import Resources
@@ -17,9 +17,10 @@ from .gate import Gate
 from .script import Script
 from .url import StoreURL
 
-__all__ = ["State"]
+__all__ = ["OnFailure", "State"]
 
 Argument = bytes | str | int | float
+OnFailure = Literal["open", "closed"]
 
 
 class _Line(Protocol):
@@ -50,6 +51,9 @@ class State:
     `timeout` is how long a command may take, `connect_timeout` how long a connection may, both in
     seconds; the URL's own win. After several failures in a row nothing is sent for a second or
     more and everybody gets StateUnavailable at once, until a single call has got through.
+
+    `on_failure` is what pools of keys do then: "open" goes on with the settings' keys without
+    limits, "closed" refuses calls (see RedisKeyPool).
     """
 
     def __init__(
@@ -59,8 +63,12 @@ class State:
         prefix: str = "llm:",
         timeout: float = 1.0,
         connect_timeout: float = 2.0,
+        on_failure: OnFailure = "open",
     ) -> None:
+        if on_failure not in ("open", "closed"):
+            raise ConfigurationError('on_failure is "open" or "closed"')
         self.url = StoreURL.parse(url)
+        self.on_failure: OnFailure = on_failure
         self.prefix = prefix
         self.timeout = self.url.timeout or timeout
         self.connect_timeout = self.url.connect_timeout or connect_timeout

@@ -262,3 +262,15 @@ async def test_a_channel_whose_models_nobody_knows_needs_a_test_model() -> None:
         await check_call(await live(relay_to(upstream, models=["*"])), clock)
     await check_call(await live(relay_to(upstream, models=["*"], test_model="tiny")), clock)
     assert upstream.asked[0].json["model"] == "tiny"
+
+
+async def test_a_channel_that_cannot_be_tested_is_named_at_the_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known, unknown = channel_to(FakeUpstream()), channel_to(FakeUpstream(), name="b", models=["*"])
+    relay = Relay([known, unknown], failover=Failover(test_every=60.0))
+    async with relay.resources:
+        found = [r.getMessage() for r in caplog.records if "scheduled tests" in r.getMessage()]
+    assert found == [
+        "scheduled tests pass by: channel 'b' has no model to test; give it a test_model"
+    ]

@@ -67,6 +67,16 @@ async def test_a_caller_has_so_many_calls_under_way_and_others_are_not_held_up()
     await taken(keys, ALICE)
 
 
+async def test_a_call_that_is_reported_twice_gives_nobody_elses_place_back() -> None:
+    keys = CallerKeys(concurrency=2)
+    first, _ = await taken(keys, ALICE), await taken(keys, ALICE)
+    keys.report(first, "failed")
+    keys.report(first, "left")
+    await taken(keys, ALICE)
+    with pytest.raises(KeysBusy):
+        await keys.take(by(ALICE))
+
+
 async def test_a_cooldown_is_the_callers_own() -> None:
     clock = Clock()
     keys = CallerKeys(clock=clock.ticks)

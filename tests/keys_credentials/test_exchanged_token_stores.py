@@ -248,6 +248,13 @@ async def test_what_was_stored_before_there_was_a_seal_is_still_read(tmp_path: P
     assert (await FileTokens(tmp_path / "t", seal=SEAL).load("n")).grant == GRANT
 
 
+async def test_an_access_token_stored_unsealed_is_fetched_anew_where_there_is_a_seal(
+    tmp_path: Path,
+) -> None:
+    await FileTokens(tmp_path / "t").save("n", "me", replace(GRANT, refresh=None), 0)
+    assert await FileTokens(tmp_path / "t", seal=SEAL).load("n") == Found(None, 1)
+
+
 async def test_an_access_token_that_cannot_be_read_is_a_miss(tmp_path: Path) -> None:
     plain = replace(GRANT, refresh=None)
     await FileTokens(tmp_path / "t", seal=SEAL).save("n", "me", plain, 0)

@@ -22,6 +22,7 @@ from asgi_llm_gateway.keys.credentials import (
     MemoryTokens,
     SharedTokens,
     TokenExchange,
+    TokenExchangeFailed,
     TokenStore,
 )
 from asgi_llm_gateway.keys.key import Key
@@ -399,3 +400,48 @@ def test_a_kill_before_the_save_leaves_the_stored_token_to_be_shown_again(
         rotating.known.add(FIRST)
         assert said(worker(base, place)) == "at-2"
     assert rotating.shown == [FIRST, FIRST]
+
+
+async def test_a_claim_whose_answer_was_lost_does_not_hold_its_own_process_up(
+    rotating: TokenHost, key: Key, make: Make
+) -> None:
+    store = make()
+    claim, losses = store.claim, [StateUnavailable("the answer did not come in time")]
+
+    async def claimed(name: str, owner: str) -> Any:
+        found = await claim(name, owner)
+        if losses:
+            raise losses.pop()
+        return found
+
+    store.claim = claimed  # type: ignore[method-assign]
+    credentials = credentials_to(rotating, store)
+    with pytest.raises(StateUnavailable):
+        await credentials.secret(key)
+    async with asyncio.timeout(10):  # another process's would be waited for for half a minute
+        assert await credentials.secret(key) == "at-1"
+    assert rotating.shown == [FIRST]
+
+
+async def test_a_process_that_stood_still_does_not_exchange_under_a_claim_it_may_have_lost(
+    rotating: TokenHost, key: Key, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    loop = asyncio.get_running_loop()
+    claim, stills, now = store.claim, [40.0], loop.time
+
+    async def claimed(name: str, owner: str) -> Any:
+        found = await claim(name, owner)
+        if stills:
+            ahead = stills.pop()
+            monkeypatch.setattr(loop, "time", lambda: now() + ahead)
+        return found
+
+    store.claim = claimed  # type: ignore[method-assign]
+    credentials = credentials_to(rotating, store)
+    with pytest.raises(TokenExchangeFailed):
+        await credentials.secret(key)
+    monkeypatch.undo()
+    assert rotating.shown == []
+    assert await credentials.secret(key) == "at-1"
+    assert rotating.shown == [FIRST]

@@ -124,6 +124,31 @@ async def test_a_key_that_may_not_list_models_is_gone_when_billing_cannot_tell()
     assert host.asked[MODELS] == 1, "what billing can tell is enough"
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"<html><h1>401 Authorization Required</h1></html>",
+        b"\xef\xbb\xbf\n  <!DOCTYPE html>",
+        b"\x1f\x8b\x08\x00rest",
+        b'{"error": {"code": "ip_not_authorized", "message": "Your IP is not authorized"}}',
+    ],
+)
+async def test_a_401_that_is_not_the_providers_word_on_the_key_condemns_nothing(
+    refusal: bytes,
+) -> None:
+    pages = {SUBSCRIPTION: Reply.error(404), MODELS: Reply(401, [], [refusal])}
+    accounts, key, upstream = one_key(BillingHost({"sk-one": Account()}, pages))
+    assert (await accounts.check(key)).fate == "unknown"
+    assert not upstream.open
+
+
+@pytest.mark.parametrize("refusal", [b"", b"Unauthorized", b'{"detail": "invalid token"}'])
+async def test_a_plain_401_of_the_models_page_is_the_end_of_a_key(refusal: bytes) -> None:
+    pages = {SUBSCRIPTION: Reply.error(404), MODELS: Reply(401, [], [refusal])}
+    accounts, key, _ = one_key(BillingHost({"sk-one": Account()}, pages))
+    assert (await accounts.check(key)).fate == "gone"
+
+
 async def test_a_restricted_key_that_may_only_not_list_models_stays() -> None:
     refusal = Reply.error(
         401, "You have insufficient permissions for this operation. Missing scopes: api.model.read."

@@ -351,3 +351,27 @@ async def test_a_pool_whose_store_is_away_is_no_pool_without_keys() -> None:
 
     with pytest.raises(StateUnavailable):
         await Sweep([accounts_at(FakeUpstream(), Away())]).round()
+
+
+async def test_a_provider_that_hangs_does_not_keep_others_keys_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asgi_llm_gateway.keys.sweep._MOST_LOST", 0.05)
+
+    async def hangs(secret: str) -> Told:
+        await asyncio.Event().wait()
+        raise AssertionError(secret)
+
+    async def says(secret: str) -> Told:
+        return True
+
+    hung = MemoryKeyPool([f"sk-{number}" for number in range(50)])
+    nobody: Any = None
+    accounts = [
+        KeyAccounts(hung, Asks(hangs), nobody, name="hangs", patience=0.04),
+        KeyAccounts(MemoryKeyPool(["sk-good"]), Asks(says), nobody, name="fine"),
+    ]
+    swept = await Sweep(accounts, concurrency=2).round()
+    assert swept.passed >= 40
+    assert swept.asked == 51 - swept.passed
+    assert (swept.removed, swept.failed, len(hung.keys)) == (0, 0, 50)

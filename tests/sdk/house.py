@@ -36,6 +36,8 @@ FAULTS = {
     "sk-dead": "401",
 }
 """By the provider's model, or by the gateway's key."""
+REST = ["gpt-4o*", "gpt-40*", "gpt-422", "gpt-5*", "gpt-[!0-9]*"]
+"""All of `gpt-*` but gpt-429: the key that is told so rests for a while, so it has its own."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ def _channels(to: dict[str, Any]) -> list[Channel]:
         name="main",
         provider="simulator",
         keys=["sk-of-the-gateway"],
-        models=[name for name in MODELS if name != "simulator"],
+        models=[name for name in MODELS if name not in ("simulator", "gpt-*")] + REST,
         model_mapping={"fast": "gpt-4o-mini", "ear": "whisper-1"},
         passthrough=True,
         **to,
@@ -89,4 +91,7 @@ def _channels(to: dict[str, Any]) -> list[Channel]:
         model_mapping={"dead-key": "gpt-4o"},
         **to,
     )
-    return [main, hasty, dead]
+    limited = Channel(
+        name="limited", provider="simulator", keys=["sk-limited"], models=["gpt-429"], **to
+    )
+    return [main, hasty, dead, limited]

@@ -65,7 +65,11 @@ WRITTEN: dict[str, dict[str, str]] = {
         "recovery": '"test"',
         "slow_test": "4",
     },
-    "state": {"store": '"redis://localhost:6379/3"', "timeout": "0.5"},
+    "state": {
+        "store": '"redis://localhost:6379/3"',
+        "timeout": "0.5",
+        "on_failure": '"closed"',
+    },
     "keys": {"sweep": "false", "concurrency": "2", "state_file": '"tokens.json"'},
     "crypto": {"keys": f'["{SEAL}"]'},
 }
@@ -186,6 +190,7 @@ def test_health_changes_single_numbers_of_the_preset_that_errors_names() -> None
             "failover.fallback_models must be a table of",
         ),
         ('[state]\nstore = "mongo://x"', "state.store: "),
+        ('[state]\non_failure = "shut"', "state.on_failure must be one of open, closed"),
         ('[crypto]\nkeys = ["short"]', "crypto.keys: "),
         ("[keys]\nconcurrency = 0", "keys.concurrency must be a whole number from 1"),
         ('[aliases]\na = "b"\nb = "a"', "aliases: 'a' -> 'b' -> 'a' goes in a circle"),

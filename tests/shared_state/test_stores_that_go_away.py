@@ -33,6 +33,8 @@ from tests.shared_state.tokens import refreshing, token_host
 from tests.upstreams import ask, ask_stream
 from tests.valkey import Valkey
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "sk-a-key-1", "sk-a-key-2"
 TIMEOUT = 0.3
 """Seconds of `[state] timeout` here."""

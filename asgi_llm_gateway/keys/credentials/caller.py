@@ -10,10 +10,12 @@ from typing import Any
 from ...errors import ConfigurationError, KeysBusy
 from ...wire.usage import Usage
 from ..key import Key
+from ..places import LONGEST_REST
 
 log = logging.getLogger("asgi_llm_gateway.keys")
 
 _MOST_CHARACTERS = 8192
+_HELD = "held"
 
 
 class CallerKeys:
@@ -81,6 +83,7 @@ class CallerKeys:
         seen.in_flight += 1
         seen.uses += 1
         key.in_flight, key.uses = seen.in_flight, seen.uses
+        key.lease = _HELD
         return key
 
     async def all(self) -> list[Key]:
@@ -99,13 +102,16 @@ class CallerKeys:
         usage: Usage | None = None,  # noqa: ARG002 - likewise
         cooldown: float = 0.0,
     ) -> None:
-        """The call that took `key` is over; `cooldown` seconds its caller is kept away."""
+        """The call that took `key` is over; `cooldown` seconds its caller is kept away. A second
+        time changes nothing: it would give back what another call holds."""
         seen = self._seen.get(key.id)
-        if seen is None:
+        if seen is None or key.lease is None:
             return
+        key.lease = None
         seen.in_flight = max(0, seen.in_flight - 1)
         if cooldown > 0:
-            seen.cool_until = max(seen.cool_until, self._clock() + cooldown)
+            rest = min(cooldown, LONGEST_REST)
+            seen.cool_until = max(seen.cool_until, self._clock() + rest)
 
     def _drop_old(self, now: float) -> None:
         """The first stand longest: what is idle for too long, and what is too many. A caller with

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import NamedTuple
 
 from ...errors import GatewayError, KeyRevoked, StateUnavailable
 from ...exchange.ids import new_id
-from ...runtime import kept_tasks
+from ...runtime import PerLoop, kept_tasks
 from ...upstream.contract import Upstream
 from ..key import Key
 from .exchange import TokenExchange, TokenExchangeFailed
@@ -26,6 +28,15 @@ _POLL = (0.05, 0.2)
 """Between two looks at what another process is fetching, in seconds."""
 _SAVE_AGAIN = (0.25, 5.0)
 """The first and the longest pause between two attempts to save a rotated refresh token."""
+
+
+class _Claim(NamedTuple):
+    """The right to exchange a key, what was found with it, and until when to begin."""
+
+    name: str
+    owner: str
+    found: Found
+    until: float
 
 
 class Replacing:
@@ -58,50 +69,57 @@ class Replacing:
         self._rng = rng or Random()  # noqa: S311 - spreads look-ups, guards nothing
         self._terms = exchange.terms
         self._realm = exchange.realm
+        # The same at every claim, for a claim whose answer was lost is then not somebody else's; of
+        # a loop there is one flight per key.
+        self._owners: PerLoop[str] = PerLoop(new_id)
 
     async def fetched(self, key: Key, held: Held) -> Grant:
         """A grant for the key: another process's if it has a new one, else the token host's."""
         if held.unsaved is not None:
             return await self.save(held, held.unsaved)
         name = hashlib.sha256(f"{self._realm}:{key.id}".encode()).hexdigest()
-        owner = new_id()
+        owner = self._owners.get()
         try:
-            found = await self._claimed(name, owner, held)
+            found, until = await self._claimed(name, owner, held)
         except StateUnavailable:
             if self.exchange.may_rotate:
                 raise
             log.warning("key %s: exchanged without the shared store", key.fingerprint)
-            return (await self._exchanged(key.secret, Found()))[0]
+            return (await self._exchanged(key.secret, Found(), math.inf))[0]
         if found.grant is not None and not found.mine:
             return found.grant
         try:
-            return await self._replaced(key, held, name, owner, found)
+            return await self._replaced(key, held, _Claim(name, owner, found, until))
         except (KeyRevoked, TokenExchangeFailed):
             await self._free(name, owner)
             raise
 
-    async def _claimed(self, name: str, owner: str, held: Held) -> Found:
-        """The claim to exchange, or a grant with which there is no need to."""
+    async def _claimed(self, name: str, owner: str, held: Held) -> tuple[Found, float]:
+        """The claim to exchange, or a grant with which there is no need to; and until when (in the
+        loop's time) an exchange may begin that is to end under the claim."""
         found = await self.store.load(name)
         loop = asyncio.get_running_loop()
-        until = loop.time() + LEASE + self.timeout
+        asked = loop.time()
+        patience = asked + LEASE + self.timeout
         while not held.usable(found.grant, self._terms, self._clock()):
+            asked = loop.time()
             found = await self.store.claim(name, owner)
             if found.mine:
                 break
-            if loop.time() > until:
+            if asked > patience:
                 raise TokenExchangeFailed("another process has this key's exchange for too long")
             await asyncio.sleep(self._rng.uniform(*_POLL))
         if found.mine and held.usable(found.grant, self._terms, self._clock()):
             await self._free(name, owner)
-            return replace(found, mine=False)
-        return found
+            found = replace(found, mine=False)
+        return found, asked + LEASE - self.timeout
 
-    async def _replaced(self, key: Key, held: Held, name: str, owner: str, found: Found) -> Grant:
+    async def _replaced(self, key: Key, held: Held, claim: _Claim) -> Grant:
         """A new grant in the place of the one found; the claim is ours."""
+        name, owner, found, until = claim
         shown = (found.grant.refresh if found.grant else None) or key.secret
         try:
-            grant, rotated = await self._exchanged(shown, found)
+            grant, rotated = await self._exchanged(shown, found, until)
         except KeyRevoked:
             newer = await self._newer(name, found)
             if newer is None:
@@ -111,7 +129,7 @@ class Replacing:
                 return newer.grant
             found = newer
             shown = (found.grant.refresh if found.grant else None) or key.secret
-            grant, rotated = await self._exchanged(shown, found)
+            grant, rotated = await self._exchanged(shown, found, until)
         unsaved = Unsaved(name, owner, grant, found.serial)
         if not rotated:
             try:
@@ -132,8 +150,12 @@ class Replacing:
             kept_tasks().keep(self._save_later(held, unsaved, key.fingerprint))
             raise
 
-    async def _exchanged(self, shown: str, found: Found) -> tuple[Grant, bool]:
+    async def _exchanged(self, shown: str, found: Found, until: float) -> tuple[Grant, bool]:
         """What the host gives for `shown`, and whether it is to be shown another one next time."""
+        if asyncio.get_running_loop().time() > until:
+            # This process stood still: another may have shown the same token by now, and who shows
+            # it once more is taken for its thief (RFC 9700 section 4.14.2).
+            raise TokenExchangeFailed("the claim to this key's exchange is running out")
         answer = await exchanged(
             self.exchange, shown, self._upstream, timeout=self.timeout, clock=self._clock
         )

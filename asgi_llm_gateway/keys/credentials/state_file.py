@@ -98,6 +98,7 @@ class FileTokens:
             held = document.claims.get(name)
             # A claim that lasts longer than a lease was made before the clock was set back.
             free = held is None or not now < held.until <= now + self._lease
+            free = free or (held is not None and held.owner == owner)
             if free:
                 document.claims[name] = _Claim(owner, now + self._lease)
             return self._found(name, document, mine=document.claims[name].owner == owner)

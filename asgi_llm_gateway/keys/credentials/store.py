@@ -110,6 +110,8 @@ class MemoryTokens:
             self._claims.pop(name, None)
         # setdefault is one step for every thread: of two that ask at once, one gets it.
         mine = self._claims.setdefault(name, (owner, now + self._lease))[0] == owner
+        if mine:
+            self._claims[name] = (owner, now + self._lease)
         grant, serial = self._grants.get(name, (None, 0))
         return Found(grant, serial, mine)
 
@@ -162,7 +164,8 @@ def stored(name: str, grant: Grant, seal: Seal | None) -> bytes:
 def restored(name: str, value: bytes, seal: Seal | None) -> Grant | None:
     """The grant of those bytes. One that cannot be read (sealed with another key, of another
     version) is a miss and logged; but where it holds the only copy of a refresh token that is a
-    ConfigurationError, since going on without it would make the token host revoke the key."""
+    ConfigurationError, since going on without it would make the token host revoke the key. For that
+    reason alone such a one is also taken unsealed where there is a seal: it was stored before."""
     try:
         kept = _opened(name, value, seal)
     except (ConfigurationError, msgspec.DecodeError) as exc:
@@ -184,6 +187,8 @@ def _opened(name: str, value: bytes, seal: Seal | None) -> _Kept:
         if seal is None:
             raise ConfigurationError("it is sealed, and no [crypto] key is given")
         payload = seal.open(payload, about=name.encode())
+    elif seal is not None and value[1:2] != _ROTATED:
+        raise ConfigurationError("it is stored unsealed although [crypto] is given")
     kept = _kept_of(payload)
     if kept.name != name:
         raise ConfigurationError("it belongs to another key")
