@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..keys.credentials import (
-    CallerKeys,
-    Credentials,
-    TokenExchange,
-    credentials_of,
-    tokens_of,
-)
-from ..keys.credentials.choosing import exchange_of
 from ..keys.key import Key
 from ..keys.pool import KeyPool
 from ..keys.pool_of import pool_of
@@ -23,6 +16,9 @@ from ..providers.row import Provider, auth_headers
 from ..state import State
 from ..upstream.contract import Upstream
 from .channel import Channel
+
+if TYPE_CHECKING:
+    from ..keys.credentials import Credentials, TokenExchange
 
 KEYLESS = "no-key"
 """Stands for the one key of a provider that needs none."""
@@ -56,6 +52,8 @@ class Surroundings:
                 raise ConfigurationError(
                     f"{where}: of key_limits only concurrency can hold for callers' own keys"
                 )
+            from ..keys.credentials import CallerKeys
+
             return CallerKeys(concurrency=limits.concurrency)
         secrets = resolve_all(config.keys, self.environ, where=where)
         if not secrets and not provider.key_required:
@@ -78,6 +76,9 @@ class Surroundings:
         given, where = config.token_exchange, f"channel {config.name!r}"
         if config.credential in ("key", "caller") and given is None:
             return None
+        from ..keys.credentials import credentials_of, tokens_of
+        from ..keys.credentials.choosing import exchange_of
+
         exchange: TokenExchange | None = given
         if isinstance(given, Mapping):
             exchange = exchange_of(given, where=f"{where}: token_exchange")

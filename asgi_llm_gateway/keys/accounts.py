@@ -7,15 +7,17 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import date
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..errors import Headers, KeyRevoked, UpstreamError
 from ..upstream.contract import Upstream
 from .accounted import Accounted
 from .billing import Balance, CannotTell, Verdict
-from .credentials.contract import Credentials, PlainCredentials
 from .key import Key
 from .probes import DashboardBilling, Inquiry, Probe
+
+if TYPE_CHECKING:
+    from .credentials.contract import Credentials
 
 T = TypeVar("T")
 
@@ -76,7 +78,11 @@ class KeyAccounts:
         self._validity = validity
         self._upstream = upstream
         self._sign = sign
-        self._credentials = credentials or PlainCredentials()
+        if credentials is None:
+            from .credentials.contract import PlainCredentials
+
+            credentials = PlainCredentials()
+        self._credentials = credentials
         self._patience = patience
         self._clock = clock
         if isinstance(pool, Accounted):

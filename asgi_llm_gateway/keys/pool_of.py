@@ -8,7 +8,6 @@ from random import Random
 from ..state import State
 from .limits import KeyLimits
 from .pool import ManagedPool, MemoryKeyPool
-from .redis import RedisKeyPool
 from .sealing import Seal
 
 _NO_LIMITS = KeyLimits()
@@ -27,6 +26,8 @@ def pool_of(
     """Keys in the shared store if there is one, else in memory. `name` is the channel's."""
     if state is None or not state.shared:
         return MemoryKeyPool(secrets, choose=choose, limits=limits, rng=rng)
+    from .redis import RedisKeyPool
+
     return RedisKeyPool(
         name,
         secrets,
