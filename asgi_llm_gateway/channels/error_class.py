@@ -32,6 +32,7 @@ KINDS: Final = (
     "upstream",  # another failure on the provider's side, such as its token host's
     "keys_busy",  # every key is at a limit of ours
     "own",  # nothing of the provider's: the gateway's own refusal
+    "web_page",  # beside refused: the answer of something in between, not of the API
     "passed",  # beside refused: on a path of the caller's choice, which nobody here reads
 )
 """How a failure came about; `timeout` stands for every phase."""

@@ -66,6 +66,8 @@ _STATUS_OF_TYPE: Final[Mapping[str, int]] = {
 }
 """The status an error would have come with, had it not come with 200."""
 
+_LEAD: Final = 64
+"""Bytes in which a web page begins with its first tag."""
 _TOO_SHORT: Final = 8
 """A model's name of fewer letters may be a part of any word."""
 _BORDERS: Final = re.compile(r"[/:@]")
@@ -140,7 +142,8 @@ def _of_refusal(failure: ProviderRefused, model: str) -> Facts:
         kind = "error_200"
         if status == 502:
             status = _status_in(said.codes, said.types)
-    return Facts((kind,), status, tuple(said.codes), tuple(said.types), messages)
+    kinds = (kind, "web_page") if failure.body[:_LEAD].lstrip()[:1] == b"<" else (kind,)
+    return Facts(kinds, status, tuple(said.codes), tuple(said.types), messages)
 
 
 def _without(model: str, message: str) -> str:

@@ -43,6 +43,10 @@ NOT_HERE: Final = ErrorClass(
     "not_here", elsewhere=True, health="cooldown", scope="channel", fallback="any"
 )
 """The provider does not serve us from where we are, whatever the key."""
+IN_BETWEEN: Final = ErrorClass(
+    "in_between", elsewhere=True, health="cooldown", scope="channel", fallback="any"
+)
+"""Something in front of the provider refuses us, with a web page."""
 OVERLOADED: Final = ErrorClass(
     "overloaded", here=True, elsewhere=True, health="cooldown", scope="model", fallback="any"
 )
@@ -127,6 +131,8 @@ _CONTEXT: Final = (
 )
 
 DEFAULT: Final = (
+    # A firewall's or a proxy's page with a 401 or 403 says nothing of the key.
+    row(IN_BETWEEN, kind=("web_page",), status=(401, 402, 403)),
     # What is known by its own words, whatever the status.
     row(DEAD_KEY, kind=("revoked",)),
     row(DEAD_KEY, code=("account_deactivated", "organization_restricted", "api_key_expired")),
