@@ -37,7 +37,6 @@ from . import last_resort, models, passthrough
 from .attempts import Attempts
 from .call import Call
 from .conduct import Conduct
-from .course import Course
 from .headers import TO_CALLER, TO_CALLER_RAW
 from .inbound import DEFAULT_MODELS, Wanted, understand
 from .keepalive import kept_alive
@@ -238,8 +237,7 @@ class Relay:
         prefer: str | None = None
         if conduct.affinity is not None:
             prefer = conduct.affinity.of(scope["headers"], exchange.body)
-        course = Course(exchange, plan, tiers, table, conduct, prefer)
-        attempts = Attempts(exchange, plan, course, conduct)
+        attempts = Attempts(exchange, plan, tiers, table, conduct, prefer)
         watch.give_up_at = until(exchange.started, conduct.time_budget, plan.times)
         try:
             begun = attempts.first()

@@ -12,8 +12,9 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
+from ..channels.index import ChannelTable, Tiers
 from ..channels.live import LiveChannel
-from ..errors import GatewayError
+from ..errors import GatewayError, KeysBusy, StateUnavailable
 from ..exchange.attempt import Attempt
 from ..exchange.body import JSONBody
 from ..exchange.record import Exchange
@@ -34,12 +35,38 @@ class Attempts:
     _given_up = "left"
     """What becomes of a try that is cancelled."""
 
-    def __init__(self, exchange: Exchange, plan: Plan, course: Course, conduct: Conduct) -> None:
+    _course: Course | None = None
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        tiers: Tiers,
+        table: ChannelTable,
+        conduct: Conduct,
+        prefer: str | None = None,
+    ) -> None:
         self._exchange = exchange
         self._plan = plan
+        self._tiers = tiers
+        self._table = table
         self._conduct = conduct
+        self._prefer = prefer
         self._clock = exchange.loop.time
-        self.course = course
+
+    @property
+    def course(self) -> Course:
+        """Where the call goes next; a call whose only candidate serves it never asks."""
+        if self._course is None:
+            self._course = Course(
+                self._exchange, self._plan, self._tiers, self._table, self._conduct, self._prefer
+            )
+        return self._course
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether another model than the one asked for is being tried."""
+        return self._course is not None and self._course.fell_back
 
     async def first(self) -> Try:
         """The first candidate whose answer begins well.
@@ -47,7 +74,13 @@ class Attempts:
         Raises the last failure when none is left or the caller itself is at fault, and what
         Course.next raises.
         """
-        course, hedge = self.course, self._conduct.rules.hedge
+        conduct, tiers = self._conduct, self._tiers
+        hedge = conduct.rules.hedge
+        if self._course is None and len(tiers) == 1 and len(tiers[0]) == 1 and not hedge:
+            begun = await self._only(tiers[0][0])
+            if begun is not None:
+                return begun
+        course = self.course
         while True:
             channel, key = await course.next()
             late = self._late_after(channel) if hedge else None
@@ -57,6 +90,19 @@ class Attempts:
                 begun = await self._hedged(channel, key, late)
             if begun is not None:
                 return begun
+
+    async def _only(self, channel: LiveChannel) -> Try | None:
+        """The one channel there is, while nothing speaks against it: the short way of most calls.
+        None leaves it to the course, which finds out what that was."""
+        if not self._conduct.health.quiet:
+            return None
+        try:
+            key = await channel.pool.take(self._exchange)
+        except (KeysBusy, StateUnavailable):
+            return None
+        if key is not None:
+            self.running = await self._attempt(channel, key)
+        return self.running
 
     async def another(self, failure: GatewayError) -> Try:
         """In place of the running try, whose stream broke off, one that begins anew."""
@@ -102,7 +148,8 @@ class Attempts:
         await slower.close(self._clock(), self._given_up)
 
     async def _attempt(self, channel: LiveChannel, key: Key) -> Try | None:
-        exchange, plan, model = self._exchange, self._plan, self.course.model
+        exchange, plan, course = self._exchange, self._plan, self._course
+        model = plan.models[0] if course is None else course.model
         number = len(exchange.attempts) + 1
         name, to = channel.upstream_model(model), channel.provider.name
         attempt = Attempt(number, channel.name, to, name, key.fingerprint, self._clock())
@@ -119,7 +166,7 @@ class Attempts:
                 await guard.before(attempt)
             if channel.credentials is not None:
                 this.secret = await channel.credentials.secret(key)
-            this.begin(again=self.course.stumbled(channel))
+            this.begin(again=course is not None and course.stumbled(channel))
             request = plan.build(channel, this.secret, model)
             this.response = response = await channel.upstream.send(request)
             attempt.status = response.status

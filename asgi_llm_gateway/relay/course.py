@@ -129,10 +129,12 @@ class Course:
 
     def refused(self, channel: LiveChannel) -> None:
         """Another call was quicker to be the one that is let through to this channel."""
+        self._untried = False
         self._candidates.spend(channel)
 
     async def learn(self, this: Try, failure: GatewayError) -> None:
         """What a failed try means for those to come. Raises what ends the call."""
+        self._untried = False
         channel, verdict = this.channel, this.verdict
         self._last = this.without_secret(failure)
         failure.__traceback__ = None  # its frames lead back to the exchange that keeps it

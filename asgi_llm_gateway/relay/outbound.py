@@ -119,7 +119,7 @@ class Outbound:
         if self._tell:
             headers.append((b"x-llm-channel", running.channel.label))
             headers.append((b"x-llm-attempts", b"%d" % len(self.exchange.attempts)))
-            if attempts.course.fell_back:
+            if attempts.fell_back:
                 headers.append((b"x-llm-fallback", _shown(running.model)))
         return headers
 

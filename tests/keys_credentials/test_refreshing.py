@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +18,7 @@ from asgi_llm_gateway.keys.credentials import (
 )
 from asgi_llm_gateway.keys.key import Key
 from asgi_llm_gateway.state import State
-from asgi_llm_gateway.upstream import DirectUpstream
+from asgi_llm_gateway.upstream import DirectUpstream, UpstreamRequest
 from tests.keys_credentials.token_host import FIRST, Clock, TokenHost, until
 from tests.served import served
 from tests.valkey import Valkey
@@ -233,6 +233,31 @@ async def test_a_silent_host_is_given_up(host: TokenHost, key: Key) -> None:
     assert await credentials.secret(key) == "at-1"
 
 
+async def test_an_upstream_without_time_limits_is_given_up_as_well(key: Key) -> None:
+    class Endless:
+        requests: ClassVar[list[UpstreamRequest]] = []
+
+        async def send(self, request: UpstreamRequest) -> Any:
+            self.requests.append(request)
+            await asyncio.Event().wait()
+
+        async def aclose(self) -> None:
+            return
+
+    upstream = Endless()
+    exchange = TokenExchange(token_url="https://auth.test/token", rotates=False)
+    credentials = ExchangedCredentials(exchange, upstream, timeout=0.1)
+    async with asyncio.timeout(5):
+        with pytest.raises(TokenExchangeFailed):
+            await credentials.secret(key)
+    [request] = upstream.requests
+    assert request.timeouts.total == 0.1
+    assert not isinstance(request.body, bytes)  # what is no bytes, no upstream can send again
+    body = b"".join([piece async for piece in request.body])
+    assert (request.content_length, body) == (len(body), body)
+    assert FIRST.encode() in body
+
+
 async def test_a_host_that_cannot_be_reached_is_not_the_provider_being_away(key: Key) -> None:
     class Away:
         async def send(self, request: Any) -> Any:
@@ -304,6 +329,15 @@ async def test_a_refused_token_does_not_go_on_when_the_host_fails(
     with pytest.raises(TokenExchangeFailed):
         await credentials.renew(key, "at-1")
     assert await credentials.secret(key) == "at-2"
+
+
+async def test_a_token_refused_after_its_key_was_forgotten_is_refreshed(
+    host: TokenHost, key: Key, state: State
+) -> None:
+    await credentials_to(host, store=SharedTokens(state)).secret(key)
+    forgetful = credentials_to(host, store=SharedTokens(state))
+    assert await forgetful.renew(key, "at-1") is True
+    assert await forgetful.secret(key) == "at-2"
 
 
 async def test_a_host_that_gives_the_refused_token_again_is_not_asked_in_a_circle(
