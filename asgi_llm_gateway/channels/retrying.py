@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from math import isfinite
 from random import Random
 from typing import Final
 
-from ..errors import ConfigurationError, GatewayError, Headers, ProviderRefused
+from ..errors import ConfigurationError, GatewayError, ProviderRefused
+from ..wire.retryafter import clamped, retry_after
 from .error_class import ErrorClass
 
-LONGEST_ASKED: Final = 86_400.0
-"""Seconds; whatever a provider asks for beyond them is taken for a day."""
-_LONGEST_TEXT: Final = 64
-_NUMBER: Final = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?")
 _DELAY: Final = re.compile(rb'"retryDelay"\s*:\s*"(\d{1,6}(?:\.\d{1,9})?)s"')
 _LOOKED_AT: Final = 16 * 1024
-
-
-def retry_after(headers: Headers, now_wall: float) -> float | None:
-    """The seconds a provider asks to be left alone for, within 0 and a day; None if it says none.
-
-    `retry-after-ms` (Azure, OpenAI) is the finer one and goes first; Retry-After is seconds or a
-    date (RFC 9110 section 10.2.3), of which `now_wall`, unix time, is subtracted.
-    """
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in (b"retry-after", b"retry-after-ms"):
-            found.setdefault(name, value)
-    in_ms = _number(found.get(b"retry-after-ms", b""))
-    if in_ms is not None:
-        return _clamped(in_ms / 1000)
-    value = found.get(b"retry-after", b"")
-    seconds = _number(value)
-    if seconds is None:
-        seconds = _until(value, now_wall)
-    return None if seconds is None else _clamped(seconds)
 
 
 def asked_for(failure: GatewayError, now_wall: float) -> float | None:
@@ -52,8 +28,8 @@ def asked_for(failure: GatewayError, now_wall: float) -> float | None:
         # A caller's words cannot look like this: inside a JSON string the quotes are escaped.
         delay = _DELAY.search(failure.body, 0, _LOOKED_AT)
         if delay is not None:
-            return _clamped(float(delay[1]))
-    return None if failure.retry_after is None else _clamped(failure.retry_after)
+            return clamped(float(delay[1]))
+    return None if failure.retry_after is None else clamped(failure.retry_after)
 
 
 def key_cooldown(verdict: ErrorClass, asked: float | None, *, longest: float = 3600.0) -> float:
@@ -64,24 +40,6 @@ def key_cooldown(verdict: ErrorClass, asked: float | None, *, longest: float = 3
     if verdict.scope != "key" or verdict.health != "cooldown":
         return 0.0
     return min(verdict.cooldown if asked is None else asked, longest)
-
-
-def _number(value: bytes) -> float | None:
-    text = value[: _LONGEST_TEXT + 1].decode("latin-1").strip()
-    return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def _until(value: bytes, now_wall: float) -> float | None:
-    if not value or len(value) > _LONGEST_TEXT:
-        return None
-    try:
-        return parsedate_to_datetime(value.decode("latin-1")).timestamp() - now_wall
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None  # email.utils raises each of them for some text that is no date
-
-
-def _clamped(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_ASKED) if isfinite(seconds) else LONGEST_ASKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from ..errors import ConfigurationError, KeysBusy, Unavailable
 from ..upstream.both_httpx import library_of, of_both
+from ..wire.retryafter import retry_after as asked_in
 from .key import Key
 from .memory import Busy
 from .pool import KeyPool, MemoryKeyPool
@@ -185,8 +184,9 @@ class RotatingKeyAuth(_Auth):
         """How often the request may be sent again: only with a body that can be kept."""
         if isinstance(request.stream, library_of(request).ByteStream):
             return self._retry
-        length = _number(request.headers.get("content-length", ""))
-        return self._retry if length is not None and length <= self._max_body else 0
+        length = request.headers.get("content-length", "")
+        fits = length.isdecimal() and len(length) < 16 and int(length) <= self._max_body
+        return self._retry if fits else 0
 
     def _refusal(self, response: Any, key: Key) -> _Refusal | None:
         """What the provider has against the key, if anything."""
@@ -275,24 +275,7 @@ def _report_when_closed(response: Any, close: str, pool: Any, key: Key) -> None:
 
 def retry_after(headers: Any, now: float) -> float | None:
     """Seconds a provider asks to be left alone, an hour at the most; None if it does not say.
-
-    `retry-after-ms` (OpenAI's) or Retry-After (RFC 9110, 10.2.3: seconds or a date); `now` is wall
-    time.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name)
-        if text is not None and (seconds := _number(text)) is not None:
-            return min(max(seconds * unit, 0.0), _LONGEST_COOLDOWN)
-    try:
-        at = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(at - now, 0.0), _LONGEST_COOLDOWN)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    `now` is wall time."""
+    told = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    asked = asked_in(told, now)
+    return None if asked is None else min(asked, _LONGEST_COOLDOWN)

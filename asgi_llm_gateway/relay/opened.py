@@ -95,8 +95,7 @@ async def open_answer(
         raise BadAnswer(f"the provider answered with status {status}")
     if kind.startswith(b"text/event-stream"):
         tap = dialect.tap(hide_usage)
-        if choices > 1:
-            tap = tap.of_many(choices)
+        tap = tap.of_many(choices) if choices > 1 else tap
         return await _open_stream(response, _plain(response, coding), tap, first_token)
     if _is_json(kind, dialect, streamed=streamed):
         whole = _read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER)

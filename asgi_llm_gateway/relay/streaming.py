@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..dialects.splicing import Continuation, Diverged, SentSoFar, can_splice
-from ..dialects.tap import error_in
+from ..dialects.tap import Tap, error_in
 from ..errors import BadAnswer, GatewayError
+from ..wire.sse import WholeEvents
 from .attempts import Attempts
 from .opened import Flow, last_event
 from .trying import Try
@@ -71,6 +72,18 @@ async def _forward(out: Outbound, this: Try, through: Through | None) -> Gateway
         failure = problem
     if isinstance(failure, Diverged):
         return failure
+    return await _ended(out, whole, tap, this, through, failure)
+
+
+async def _ended(
+    out: Outbound,
+    whole: WholeEvents,
+    tap: Tap,
+    this: Try,
+    through: Through | None,
+    failure: GatewayError | None,
+) -> GatewayError | None:
+    """The provider sends no more: the end the stream deserves, or what it lacks."""
     try:
         if rest := whole.finish() if failure else last_event(whole):
             await _say(out, tap.feed(rest), this, through)

@@ -9,15 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_llm_gateway.channels.error_class import ErrorClass
-from asgi_llm_gateway.channels.retrying import (
-    LONGEST_ASKED,
-    Backoff,
-    RetryBudget,
-    asked_for,
-    key_cooldown,
-    retry_after,
-)
+from asgi_llm_gateway.channels.retrying import Backoff, RetryBudget, asked_for, key_cooldown
 from asgi_llm_gateway.errors import ConfigurationError, ConnectFailed, KeysBusy, ProviderRefused
+from asgi_llm_gateway.wire.retryafter import LONGEST_ASKED, retry_after
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
 
