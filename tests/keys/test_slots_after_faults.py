@@ -57,7 +57,7 @@ def named(server: Valkey, *parts: str) -> str:
 async def test_a_process_that_wakes_after_its_lease_holds_its_slot_again(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = KeyLimits(concurrency=1, lease=1)
+    limits = KeyLimits(concurrency=1, lease=2)
     sleeper, other = pool_at(valkey, ["a"], limits=limits), pool_at(valkey, ["a"], limits=limits)
     held = await taken(sleeper)
     desk = sleeper._lender.desk
@@ -77,7 +77,7 @@ async def test_a_process_that_wakes_after_its_lease_holds_its_slot_again(
 async def test_slots_that_a_store_forgot_are_held_again_while_their_calls_run(
     valkey: Valkey,
 ) -> None:
-    limits = KeyLimits(concurrency=1, lease=1)
+    limits = KeyLimits(concurrency=1, lease=2)
     pool = pool_at(valkey, ["a", "b"], limits=limits)
     key = await taken(pool)
     for place in ("busy", "free", "later", "held"):  # as after a failover to a copy that lags
