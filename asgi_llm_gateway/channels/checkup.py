@@ -111,8 +111,7 @@ class Checkup:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})  # awaiting it would take a cancel of ours for its own
 
     async def _run(self) -> None:
         while True:

@@ -76,10 +76,6 @@ class ChannelTable:
             found = self._remember(asked, self._tiers(self._open(places, who)))
         return found
 
-    def can_serve(self, endpoint: str) -> bool:
-        """Whether any channel at all can serve this endpoint."""
-        return any(endpoint in c.provider.endpoints for c in self.channels)
-
     def listed(self, caller: Caller | None) -> dict[str, str]:
         """Model names this caller may use, each with the provider that owns it."""
         rows = self._open(range(len(self.channels)), caller or _NOBODY)
