@@ -56,6 +56,8 @@ def config(
     """
     try:
         import uvicorn
+
+        from .http import GatheringProtocol
     except ImportError as exc:
         raise ConfigurationError(
             "serving needs uvicorn: pip install 'asgi-llm-gateway[server]'"
@@ -63,7 +65,7 @@ def config(
     return uvicorn.Config(
         make_app,
         factory=True,
-        http="httptools",
+        http=GatheringProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -7,7 +7,7 @@ is inflated and limited while it is read, so that what is checked is what is sen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from ..errors import (
@@ -18,63 +18,40 @@ from ..errors import (
     UnsupportedMedia,
 )
 from ..wire.inflate import Inflater, inflater
-from ..wire.jsonview import JSONObject, View, check_model, view_of
+from ..wire.jsonview import JSONObject, View, check_model
 from ..wire.multipart import MultipartPrelude
 from .limits import BodyLimits, Clock, Late
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]
 
+_SAYS_HOW = frozenset({b"content-type", b"content-length", b"content-encoding"})
+"""Headers that say how a body is to be read."""
 
-class JSONBody:
+
+class JSONBody(JSONObject):
     """A whole JSON object; `set` changes top-level members without decoding the rest."""
 
-    __slots__ = ("_json", "_view", "changed")
+    __slots__ = ("changed",)
 
     def __init__(self, raw: bytes, *, changed: bool = False) -> None:
-        self._json = JSONObject(raw)
-        self._view: View | None = None
+        super().__init__(raw)
         self.changed = changed
         """Whether the bytes differ from what the caller sent (inflated counts)."""
 
-    @property
-    def view(self) -> View:
-        """The few members the gateway acts on; InvalidRequest names one of the wrong type."""
-        if self._view is None:
-            self._view = view_of(self._json)
-        return self._view
-
-    @property
-    def raw(self) -> bytes:
-        """The body's bytes as they now stand."""
-        return self._json.bytes
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The whole body decoded, for reading; hand a changed one to `replace`."""
-        return self._json.document()
-
-    def get(self, member: str) -> Any:
-        """One top-level member, decoded; None when absent."""
-        return self._json.get(member)
-
-    def spliced(self, changes: dict[str, bytes]) -> bytes:
-        """The bytes with these members (given as JSON) set, the body itself left as it is."""
-        return self._json.spliced(changes)
-
-    @property
-    def members(self) -> Mapping[str, Any]:
-        """Every top-level member's JSON, undecoded (msgspec.Raw)."""
-        return self._json.members
-
-    def set(self, member: str, value: Any) -> None:
-        """Change or add one top-level member; the other members' bytes stay as they are."""
-        self._json.set(member, value)
-        self._view, self.changed = None, True
+    def set_raw(self, name: str, value: bytes) -> None:
+        """See JSONObject."""
+        super().set_raw(name, value)
+        self.changed = True
 
     def replace(self, document: dict[str, Any]) -> None:
         """Put another document in place of the body; `view` is renewed."""
-        self._json.replace(document)
-        self._view, self.changed = None, True
+        super().replace(document)
+        self.changed = True
+
+    def remove(self, name: str) -> None:
+        """See JSONObject."""
+        super().remove(name)
+        self.changed = True
 
 
 class MultipartBody:
@@ -182,25 +159,29 @@ async def read_json(
         with Late(limits) as late:
             return await read_json(headers, receive, limits, late)
     inflate, announced = _inflater_for_json(headers, limits)
+    raw = b""
     parts: list[bytes] = []
     size = 0
     more = True
     while more:
-        message = await _next(receive)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
         more = message.get("more_body", False)
-        piece: bytes = message.get("body", b"")
-        plain = inflate.feed(piece) if inflate and piece else piece
-        size += len(plain)
+        raw = message.get("body", b"")
+        if inflate is not None and raw:
+            raw = inflate.feed(raw)
+        size += len(raw)
         if size > limits.max_bytes:
             raise too_large(limits)
-        parts.append(plain)
-        if more:
+        if more or parts:
+            parts.append(raw)
             clock.progress = asyncio.get_running_loop().time()
-    if inflate:
+    if inflate is not None:
         inflate.finish()
     elif size < announced:
         raise InvalidRequest("the request body is shorter than its content-length")
-    return JSONBody(parts[0] if len(parts) == 1 else b"".join(parts), changed=inflate is not None)
+    return JSONBody(b"".join(parts) if parts else raw, changed=inflate is not None)
 
 
 def _inflater_for_json(headers: Headers, limits: BodyLimits) -> tuple[Inflater | None, int]:
@@ -209,6 +190,8 @@ def _inflater_for_json(headers: Headers, limits: BodyLimits) -> tuple[Inflater |
     coding = b""
     length: bytes | None = None
     for name, value in headers:
+        if name not in _SAYS_HOW:
+            continue
         if name == b"content-type":
             if value.startswith((b"multipart/", b"application/x-www-form-urlencoded")):
                 raise UnsupportedMedia(
@@ -218,7 +201,7 @@ def _inflater_for_json(headers: Headers, limits: BodyLimits) -> tuple[Inflater |
             if (length is not None and length != value) or not _is_count(value):
                 raise InvalidRequest("the content-length header is not one plain number")
             length = value
-        elif name == b"content-encoding":
+        else:
             coding = value.strip().lower()
     announced = int(length or 0)
     if announced > limits.max_bytes:

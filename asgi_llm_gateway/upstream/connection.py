@@ -11,12 +11,20 @@ from ..errors import BadAnswer, ConnectionLost, Headers
 from . import faults
 from .answer import Answer
 from .bounds import Bounds
+from .outbox import Outbox
 
 __all__ = ["Connection", "Owner"]
 
 
+_SMALL = 65_536
+"""Bytes of a request that are joined and written with others of the same tick; more, or a body
+that is still to come, goes out at once."""
+
+
 class Owner(Protocol):
     """The pool a connection reports to."""
+
+    outbox: Outbox
 
     def release(self, connection: Connection) -> None: ...
 
@@ -46,6 +54,7 @@ class Connection(asyncio.Protocol):
         "parser",
         "parts",
         "paused",
+        "request",
         "silent",
         "transport",
         "uploading",
@@ -66,6 +75,8 @@ class Connection(asyncio.Protocol):
         self.closed = False
         """Discarded by us or lost: it carries nothing any more."""
         self.used = False
+        self.request = b""
+        """A request that waits in the outbox."""
         self.idle_since = 0.0
         self.done = self.keep = self.head_only = False
         self.paused = self.write_paused = self.uploading = False
@@ -89,11 +100,19 @@ class Connection(asyncio.Protocol):
         self.head_only = head_only
         self.used = True
         answer.carrier = self
-        if len(body) <= 65_536:
-            self.transport.write(head + body)
+        if 0 < len(body) <= _SMALL:
+            self.request = head + body
+            self.owner.outbox.add(self)
         else:
             self.transport.write(head)
-            self.transport.write(body)
+            if body:
+                self.transport.write(body)
+
+    def flush(self) -> None:
+        """Write the request that was put off; whoever it was for has heard if it cannot be."""
+        if self.usable():
+            self.transport.write(self.request)
+        self.request = b""
 
     def discard(self) -> None:
         """Abort the socket and give up its place in the pool, now; nothing the second time."""

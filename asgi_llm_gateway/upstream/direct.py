@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from .answer import Answer
 from .bounds import Bounds
 from .contract import Origin, UpstreamRequest
+from .outbox import Outbox
 from .pool import OriginPool
 from .sweep import Sweep
 from .tls import Tls
@@ -133,6 +134,7 @@ class _LoopPools:
         self.loop = loop
         self.pools: dict[Origin, OriginPool] = {}
         self.sweep = Sweep(loop, clock, self.pools.values)
+        self._outbox = Outbox(loop)
         self._bounds = bounds
         self._clock = clock
         self._tls = tls
@@ -146,6 +148,7 @@ class _LoopPools:
             origin,
             loop=self.loop,
             sweep=self.sweep,
+            outbox=self._outbox,
             bounds=self._bounds,
             clock=self._clock,
             tls=self._tls,

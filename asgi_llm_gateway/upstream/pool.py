@@ -15,6 +15,7 @@ from .bounds import Bounds
 from .connection import Connection
 from .contract import Origin, Timeouts, UpstreamRequest
 from .head import Heads
+from .outbox import Outbox
 from .sweep import Sweep
 from .tls import Tls
 from .upload import upload
@@ -49,11 +50,13 @@ class OriginPool:
         *,
         loop: asyncio.AbstractEventLoop,
         sweep: Sweep,
+        outbox: Outbox,
         bounds: Bounds,
         clock: Callable[[], float],
         tls: Tls,
     ) -> None:
         self.origin = origin
+        self.outbox = outbox
         self.opened = 0
         """Places taken under the cap: connections, and those being made."""
         self.idle: dict[Connection, None] = {}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
 from ..errors import InvalidRequest
+from .jsonshape import Shape, shape_of
 
 MAX_MEMBERS = 1000
 """Top-level members of one body; the widest known request has fewer than fifty."""
@@ -25,6 +25,7 @@ _text_of = msgspec.json.Decoder(str).decode
 HEADER = re.compile(
     rb'[ \t\r\n]*+[{,][ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL
 )
+_BLANK = ord(" ")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -37,57 +38,29 @@ class Place(NamedTuple):
     end: int
 
 
-def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
-    """The raw values of an object by name; raises InvalidRequest as `JSONObject` says."""
+def read_members(raw: bytes) -> tuple[dict[str, msgspec.Raw], Shape]:
+    """The raw values of an object by name, and what their names say; raises InvalidRequest as
+    `JSONObject` says."""
     try:
         if not raw.isascii():
             raw.decode()  # msgspec checks the strings it decodes, not those it leaves raw
         members = members_of(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise not_usable(raw, error) from error
-    count = len(members)
-    if count > MAX_MEMBERS:
+    if len(members) > MAX_MEMBERS:
         raise InvalidRequest(f"the request body has more than {MAX_MEMBERS} members")
+    shape = shape_of(tuple(members))
     if members:
-        spaced = raw.startswith(b'": ', len(next(iter(members))) + 2)
-        if not (_is_spaced(raw, members) if spaced else _is_compact(raw, members)):
-            _refuse_repeated(raw, members)
-    return members
-
-
-def _is_compact(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
-    """Whether `raw` is these members with nothing between them, so that none was left out.
-
-    Names, values, quotes, colons, commas and braces are then every byte there is.
-    """
-    counted = sum(map(len, members)) + sum(map(len, members.values()))
-    return counted + 4 * len(members) + 1 == len(raw)
-
-
-def _is_spaced(raw: bytes, members: dict[str, msgspec.Raw]) -> bool:
-    """Whether `raw` is these members as Python's json.dumps writes them.
-
-    Where each must stand is known from those before it, and what stands there is looked at, since
-    a repeated member can be as long as the spaces are.
-    """
-    if len(members) > 32 or len("".join(members)) > 1024:
-        return False  # a stranger's names are not worth remembering; the walk will do
-    position = -1  # as if a blank stood before the brace, so that all headers are equally long
-    for name, value in members.items():
-        header = _spaced_header(name)
-        if position < 0:
-            begins = raw.startswith(b"{" + header[2:])
+        values = members.values()
+        # Just what json.dumps writes, or nothing but names, values, quotes, colons, commas and
+        # braces: in both cases no member can have been left out.
+        if raw[shape.blank] == _BLANK:
+            plain = shape.spaced % (*values,) == raw
         else:
-            begins = raw.startswith(header, position)
-        if not begins:
-            return False
-        position += len(header) + len(value)
-    return position == len(raw) - 1
-
-
-@lru_cache(256)
-def _spaced_header(name: str) -> bytes:
-    return f', "{name}": '.encode()
+            plain = shape.compact + sum(map(len, values)) == len(raw)
+        if not plain:
+            _refuse_repeated(raw, members)
+    return members, shape
 
 
 def _refuse_repeated(raw: bytes, members: dict[str, msgspec.Raw]) -> None:

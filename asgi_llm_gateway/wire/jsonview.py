@@ -10,16 +10,16 @@ counts, so the value checked here might not be the value the provider acts on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from ..errors import InvalidRequest
 from .jsonscan import HEADER, members_of, not_usable, places_of, read_members
+from .jsonshape import Shape, shape_of
 
 _object_of = msgspec.json.Decoder(dict[str, Any]).decode
-_bytes = bytes  # inside JSONObject the name is its property
 _value_of = msgspec.json.Decoder().decode
 
 
@@ -32,20 +32,30 @@ class JSONObject:
 
         body = JSONObject(b'{"model": "fast", "messages": []}')
         body.set("model", "gpt-4o-mini")
-        body.bytes  # b'{"model": "gpt-4o-mini", "messages": []}'
+        body.raw  # b'{"model": "gpt-4o-mini", "messages": []}'
     """
 
-    __slots__ = ("_document", "_members", "_raw")
+    __slots__ = ("_document", "_members", "_raw", "_shape", "_view")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._members: dict[str, msgspec.Raw] | None = read_members(raw)
+        self._members: dict[str, msgspec.Raw] | None
+        self._members, self._shape = read_members(raw)
+        self._view: View | None = None
         self._document: dict[str, Any] | None = None
 
     @property
-    def bytes(self) -> _bytes:
+    def raw(self) -> bytes:
         """The body as it now stands."""
         return self._raw
+
+    @property
+    def view(self) -> View:
+        """The few members the gateway acts on; InvalidRequest names one of the wrong type."""
+        view = self._view
+        if view is None:
+            view = self._view = view_of(self)
+        return view
 
     @property
     def members(self) -> dict[str, msgspec.Raw]:
@@ -55,11 +65,18 @@ class JSONObject:
             members = self._members = members_of(self._raw)
         return members
 
+    @property
+    def shape(self) -> Shape:
+        """What the names of the members say."""
+        if self._members is None:
+            self._shape = shape_of(tuple(self.members))
+        return self._shape
+
     def names(self) -> tuple[str, ...]:
         """The names of the members, in the order of the body."""
         return tuple(self.members)
 
-    def get(self, name: str) -> object:
+    def get(self, name: str) -> Any:
         """The decoded value of one member, None if it is absent (or null)."""
         raw = self.members.get(name)
         if raw is None:
@@ -67,13 +84,14 @@ class JSONObject:
         try:
             return _value_of(raw)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise not_usable(_bytes(raw), error, param=name) from error
+            raise not_usable(bytes(raw), error, param=name) from error
 
-    def raw_member(self, name: str) -> _bytes | None:
+    def raw_member(self, name: str) -> bytes | None:
         """The bytes of one member's value, None if it is absent."""
         raw = self.members.get(name)
-        return None if raw is None else _bytes(raw)
+        return None if raw is None else bytes(raw)
 
+    @property
     def document(self) -> dict[str, Any]:
         """The whole body, decoded once; to be read only, changes go through `set`."""
         document = self._document
@@ -88,15 +106,15 @@ class JSONObject:
         """Gives a member a new value, or adds it at the end."""
         self.set_raw(name, msgspec.json.encode(value))
 
-    def set_raw(self, name: str, value: _bytes) -> None:
+    def set_raw(self, name: str, value: bytes) -> None:
         """`set` for a value that is already JSON; it is not checked."""
         self._renew(self.spliced({name: value}))
 
-    def spliced(self, changes: Mapping[str, _bytes]) -> _bytes:
+    def spliced(self, changes: Mapping[str, bytes]) -> bytes:
         """The body with the JSON values in `changes` set, this object itself left as it is."""
         raw = self._raw
         places = places_of(raw, self.members, changes)
-        pieces: list[_bytes] = []
+        pieces: list[bytes] = []
         position = 0
         for name, place in places.items():
             pieces += raw[position : place.value], changes[name]
@@ -135,11 +153,12 @@ class JSONObject:
         """Takes `document` as the whole new body."""
         self._renew(msgspec.json.encode(document))
 
-    def _renew(self, raw: _bytes) -> None:
+    def _renew(self, raw: bytes) -> None:
         self._raw = raw
         # Read again when somebody asks: the old members would keep the old body in memory.
         self._members = None
         self._document = None
+        self._view = None
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
@@ -161,18 +180,14 @@ def view_of(body: JSONObject) -> View:
     Raises `InvalidRequest` naming the member (`param`) that has the wrong type; also for a name
     that differs from one of them in case only, since providers written in Go take it for the same.
     """
+    members, shape = body.members, body.shape
+    if shape.misspelt is not None:
+        name = shape.misspelt
+        raise InvalidRequest(f"`{name}` must be spelled `{name.casefold()}`", param=name)
     found: dict[str, Any] = {}
-    for name, raw in body.members.items():
-        field = _FIELDS.get(name, _UNKNOWN)
-        if field is None:
-            continue
-        if field is _UNKNOWN:
-            if _FIELDS.get(name.casefold()) is not None:
-                raise InvalidRequest(f"`{name}` must be spelled `{name.casefold()}`", param=name)
-            continue
-        decode, what = field
+    for name, decode, what in shape.fields:
         try:
-            found[name] = decode(raw)
+            found[name] = decode(members[name])
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"`{name}` must be {what}", param=name) from error
     model = found.get("model")
@@ -190,45 +205,3 @@ def check_model(model: str) -> None:
 
 
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-_bool_of = msgspec.json.Decoder(bool | None).decode
-_INTEGER = (msgspec.json.Decoder(int | None).decode, "a whole number")
-_STRING = (msgspec.json.Decoder(str | None).decode, "a string")
-_UNKNOWN: tuple[Callable[[msgspec.Raw], Any], str] = (_value_of, "")
-
-# None: a frequent member we do not act on, so that its spelling need not be looked at.
-_FIELDS: dict[str, tuple[Callable[[msgspec.Raw], Any], str] | None] = {
-    "model": _STRING,
-    "stream": (lambda raw: _bool_of(raw) or False, "true or false"),
-    "stream_options": (msgspec.json.Decoder(dict[str, Any] | None).decode, "an object"),
-    "user": _STRING,
-    "max_tokens": _INTEGER,
-    "max_completion_tokens": _INTEGER,
-    "max_output_tokens": _INTEGER,
-    "n": _INTEGER,
-    **dict.fromkeys(
-        [
-            "messages",
-            "input",
-            "prompt",
-            "instructions",
-            "temperature",
-            "top_p",
-            "tools",
-            "tool_choice",
-            "response_format",
-            "stop",
-            "seed",
-            "reasoning_effort",
-            "reasoning",
-            "store",
-            "metadata",
-            "frequency_penalty",
-            "presence_penalty",
-            "parallel_tool_calls",
-            "text",
-            "include",
-            "encoding_format",
-        ]
-    ),
-}
