@@ -31,7 +31,8 @@ SUBPROTOCOL = "openai-insecure-api-key."
 NONE = b""
 """Something stands where the credential belongs, but it is none."""
 
-_OTHER_HEADERS = {b"x-api-key": 0, b"api-key": 1, b"x-goog-api-key": 2}
+_CARRIERS = {b"authorization": 0, b"x-api-key": 1, b"api-key": 2, b"x-goog-api-key": 3}
+"""Headers a credential may stand in, the first in precedence lowest."""
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
@@ -47,18 +48,18 @@ def credential_of(scope: Scope, dialect: str) -> bytes:
 
 def from_headers(headers: Iterable[Any]) -> bytes | None:
     """The credential in the headers; None when none of them is there."""
-    shown = [value for name, value in headers if name == b"authorization"]
-    if shown:
-        return _bearer(shown[0]) if len(shown) == 1 else NONE
-    best = len(_OTHER_HEADERS)
+    best = len(_CARRIERS)
     found: bytes | None = None
     for name, value in headers:
-        rank = _OTHER_HEADERS.get(name, best + 1)
-        if rank < best:
-            best, found = rank, value
-        elif rank == best:
-            found = NONE
-    return None if found is None else checked(found.strip(b" \t"))
+        if name in _CARRIERS:
+            rank = _CARRIERS[name]
+            if rank < best:
+                best, found = rank, value
+            elif rank == best:
+                found = NONE
+    if found is None:
+        return None
+    return _bearer(found) if best == 0 else checked(found.strip(b" \t"))
 
 
 def from_query(query: bytes) -> bytes | None:

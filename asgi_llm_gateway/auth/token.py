@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256 as _sha256
 from hmac import compare_digest
-from typing import Any, Required, TypedDict, Unpack, cast
+from typing import Any, Required, TypedDict, Unpack
 
 from ..errors import ConfigurationError
 from ..exchange.caller import Caller
@@ -112,9 +112,11 @@ class AccessToken:
         Made by the first: of many thousand tokens few call, and the garbage collector looks at
         every object there is.
         """
-        if self._caller is None:
-            object.__setattr__(self, "_caller", self._as_caller())
-        return cast(Caller, self._caller)
+        caller = self._caller
+        if caller is None:
+            caller = self._as_caller()
+            object.__setattr__(self, "_caller", caller)
+        return caller
 
     @classmethod
     def of(cls, secret: str, **fields: Unpack[TokenFields]) -> AccessToken:

@@ -10,7 +10,7 @@ from ..errors import GatewayError
 from ..wire.usage import Usage
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Attempt:
     """A try, under way or over.
 
@@ -28,13 +28,14 @@ class Attempt:
     model: str
     key: str
     started: float
-    ended: float | None = None
-    status: int | None = None
-    failure: GatewayError | None = None
-    first_byte: float | None = None
-    outcome: str | None = None
-    _usage: Usage | None = None
-    _usage_source: Callable[[], Usage | None] | None = field(default=None, repr=False)
+    # Not in __init__: what is not set yet is read from the class, so that a try costs little.
+    ended: float | None = field(default=None, init=False)
+    status: int | None = field(default=None, init=False)
+    failure: GatewayError | None = field(default=None, init=False)
+    first_byte: float | None = field(default=None, init=False)
+    outcome: str | None = field(default=None, init=False)
+    _usage: Usage | None = field(default=None, init=False, repr=False)
+    _usage_source: Callable[[], Usage | None] | None = field(default=None, init=False, repr=False)
 
     @property
     def usage(self) -> Usage | None:

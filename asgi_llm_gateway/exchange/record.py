@@ -70,6 +70,8 @@ class Exchange:
     """Inside a Gateway every path is the gateway's own; on a host's app only some prefixes are."""
     announced: int | None = None
     """The length of a form as the caller announced it; None when it came in chunks."""
+    _losses: list[str] | None = None
+    _held: dict[Snapshot[Any], Any] | None = None
     _usage: Usage | None = None
     _usage_source: Callable[[], Usage | None] | None = None
     _loop: asyncio.AbstractEventLoop | None = None
@@ -86,8 +88,6 @@ class Exchange:
         self.started = started
         self.attempts: list[Attempt] = []
         self.guards: list[AttemptGuard] = []
-        self.losses: list[str] = []
-        self._held: dict[Snapshot[Any], Any] = {}
 
     @classmethod
     def of(cls, scope: Any) -> Exchange:
@@ -95,7 +95,10 @@ class Exchange:
         exchange: Exchange | None = scope.get(SCOPE_KEY)
         if exchange is None:
             exchange = scope[SCOPE_KEY] = cls(scope)
-        elif exchange.root_path != root_path_of(scope) or exchange.path != scope["path"]:
+        elif (
+            exchange.path is not scope["path"]  # else nobody on the way has touched it
+            or exchange.root_path != scope.get("root_path", "")
+        ) and (exchange.root_path != root_path_of(scope) or exchange.path != scope["path"]):
             exchange.root_path = root_path_of(scope)
             exchange.path = scope["path"]
             exchange.endpoint = endpoint_of(scope)
@@ -114,6 +117,13 @@ class Exchange:
         if self._id is None:
             self._id = new_id()
         return self._id
+
+    @property
+    def losses(self) -> list[str]:
+        """What the target's dialect could not carry."""
+        if self._losses is None:
+            self._losses = []
+        return self._losses
 
     @property
     def usage(self) -> Usage | None:
@@ -168,6 +178,8 @@ class Exchange:
     def hold(self, snapshot: Snapshot[T]) -> T:
         """The snapshot's value as it was when this exchange first asked."""
         held = self._held
+        if held is None:
+            held = self._held = {}
         if snapshot not in held:
             held[snapshot] = snapshot.current
         value: T = held[snapshot]
@@ -238,7 +250,7 @@ class Exchange:
             attempts=len(self.attempts),
             usage=self.usage,
             cache_status=self.cache_status,
-            losses=tuple(self.losses),
+            losses=tuple(self._losses or ()),
             skipped_events=self.skipped_events,
             started=self.started,
             first_byte=self.first_byte,

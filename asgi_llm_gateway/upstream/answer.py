@@ -35,24 +35,19 @@ class Answer:
     byte is in: from then on it is only a buffer. `status` is 0 until the head is there.
     """
 
-    __slots__ = (
-        "busy",
-        "carrier",
-        "complete",
-        "error",
-        "headers",
-        "loop",
-        "parts",
-        "seen",
-        "since",
-        "status",
-        "swept",
-        "taken",
-        "timeouts",
-        "total_at",
-        "upload",
-        "waiter",
-    )
+    # On the class, so that making one costs little.
+    status = 0
+    headers: Headers = []  # noqa: RUF012 - never added to: the connection puts its own in place
+    complete = False
+    error: Exception | None = None
+    carrier: Carrier | None = None
+    upload: asyncio.Task[None] | None = None
+    seen = 0
+    """Bytes that have arrived, framing included."""
+    swept = 0
+    """What `seen` (or the unsent rest, while sending) was at the last sweep."""
+    taken = 0
+    """What `seen` was when the buffer was last emptied."""
 
     def __init__(
         self,
@@ -61,27 +56,17 @@ class Answer:
         timeouts: Timeouts,
         since: float,
         total_at: float,
+        waiter: asyncio.Future[None] | None = None,
     ) -> None:
-        self.status = 0
-        self.headers: Headers = []
         self.parts: list[bytes] = []
-        self.complete = False
-        self.error: Exception | None = None
         self.loop = loop
         self.busy = busy
-        self.carrier: Carrier | None = None
-        self.waiter: asyncio.Future[None] | None = None
-        self.upload: asyncio.Task[None] | None = None
+        self.waiter = waiter
+        """Of whom waits for the head, and later for a piece."""
         self.timeouts = timeouts
         self.since = since
         """When the provider was last seen to do something; the sweep keeps it."""
         self.total_at = total_at
-        self.seen = 0
-        """Bytes that have arrived, framing included."""
-        self.swept = 0
-        """What `seen` (or the unsent rest, while sending) was at the last sweep."""
-        self.taken = 0
-        """What `seen` was when the buffer was last emptied."""
         busy.add(self)
 
     def __aiter__(self) -> Answer:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from .answer import Answer
 from .bounds import Bounds
@@ -79,7 +80,7 @@ class DirectUpstream:
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopPools] = {}
         self._latest: _LoopPools | None = None
 
-    async def send(self, request: UpstreamRequest) -> Answer:
+    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, Answer]:
         """See contract.Upstream; also raises InvalidRequest for what cannot be put into HTTP."""
         loop = request.loop or asyncio.get_running_loop()
         here = self._latest
@@ -88,7 +89,7 @@ class DirectUpstream:
         pool = here.pools.get(request.origin)
         if pool is None:
             pool = here.add(request.origin)
-        return await pool.send(request)
+        return pool.send(request)
 
     async def aclose(self) -> None:
         """Close the running loop's connections; calls under way get ConnectionLost."""

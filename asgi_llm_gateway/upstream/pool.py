@@ -82,33 +82,48 @@ class OriginPool:
         now = self._clock()
         total_at = math.inf if timeouts.total is None else now + timeouts.total
         connection = self._take_idle(now)
-        if connection is None:
-            connection = await self._acquire(timeouts, total_at)
-        reused = connection.used
-        answer = await self._ask(connection, request, head, total_at)
-        if (
-            reused
-            and answer.seen == 0
+        again = False
+        while True:
+            if connection is None:
+                connection = await self._acquire(timeouts, total_at, again=again)
+                now = self._clock()
+            reused = connection.used
+            waiter = self._loop.create_future()
+            answer = Answer(self._loop, self._sweep.busy, timeouts, now, total_at, waiter)
+            self._ask(connection, request, head, answer)
+            try:
+                await waiter
+            except (asyncio.CancelledError, GeneratorExit):
+                answer.give_up()
+                raise
+            if answer.upload is not None:
+                answer.stop_upload()
+            if answer.status or answer.error is None:
+                return answer
+            if again or not reused or not self._unread(request, answer):
+                raise answer.error
+            connection, again = None, True
+
+    def _unread(self, request: UpstreamRequest, answer: Answer) -> bool:
+        """Whether the provider closed the connection while the request was on its way, and so has
+        read none of it, and it can be sent once more."""
+        return (
+            answer.seen == 0
             and isinstance(answer.error, ConnectionLost)
             and isinstance(request.body, bytes)
             and not self.closed
-        ):
-            # The provider closed it while the request was on its way, and has read none of it.
-            connection = await self._acquire(timeouts, total_at, again=True)
-            answer = await self._ask(connection, request, head, total_at)
-        if not answer.status and answer.error is not None:
-            raise answer.error
-        return answer
+        )
 
-    async def _ask(
-        self, connection: Connection, request: UpstreamRequest, head: bytes, total_at: float
-    ) -> Answer:
-        """Send, and wait for the answer's head or its failure."""
-        sweep = self._sweep
-        if not sweep.fast:
-            sweep.hurry()
-        answer = Answer(self._loop, sweep.busy, request.timeouts, self._clock(), total_at)
-        answer.waiter = waiter = self._loop.create_future()
+    def _ask(
+        self,
+        connection: Connection,
+        request: UpstreamRequest,
+        head: bytes,
+        answer: Answer,
+    ) -> None:
+        """Send; the answer's waiter ends with its head or its failure."""
+        if not self._sweep.fast:
+            self._sweep.hurry()
         body = request.body
         head_only = request.method == "HEAD"
         if isinstance(body, bytes):
@@ -118,14 +133,6 @@ class OriginPool:
             connection.uploading = True
             answer.upload = self._loop.create_task(upload(connection, body, request.content_length))
             answer.upload.add_done_callback(answer.uploaded)
-        try:
-            await waiter
-        except (asyncio.CancelledError, GeneratorExit):
-            answer.give_up()
-            raise
-        if answer.upload is not None:
-            answer.stop_upload()
-        return answer
 
     # Getting a connection
 
