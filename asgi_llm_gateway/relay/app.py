@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
@@ -129,14 +129,12 @@ class Relay:
             exchange.limits = self._limits
         loop = exchange.loop
         watch = Watch(receive, exchange.limits, loop)
-        rules = self._conduct.rules
-        splice = rules.stream_recovery == "splice"
-        out = Outbound(exchange, scope, send, watch, tell=rules.tell, splice=splice)
+        out = Outbound(exchange, scope, send, watch, self._conduct)
         try:
             with watch:
                 exchange.started = watch.progress
                 snapshot = self.resources.at(loop) or await self._start()
-                await self._serve(exchange, scope, receive, snapshot.current, out)
+                await self._route(exchange, scope, receive, snapshot.current, out)
         except ClientLeft:
             exchange.outcome = "client_left"
             if not out.started:
@@ -183,9 +181,10 @@ class Relay:
             log.error("cannot start: %s", error)  # noqa: TRY400 - one line that says what to do
             raise ConfigurationError("the gateway is not configured; see its log") from error
 
-    async def _serve(
+    def _route(
         self, exchange: Exchange, scope: Any, receive: Any, table: ChannelTable, out: Outbound
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
+        """What is to be done for this call, by method and path alone; raises its refusal."""
         endpoint, method = exchange.endpoint, scope["method"]
         if exchange.passed_by is not None and exchange.caller is None and not self._anonymous:
             raise let_by(exchange.passed_by, exchange.root_path)
@@ -193,47 +192,57 @@ class Relay:
             exchange.bearer = (from_headers(scope["headers"]) or b"").decode("ascii") or None
         if endpoint.versioned:
             if endpoint.kind == "call" and method in endpoint.methods:
-                body = exchange.body or await exchange.read(scope, receive, out.watch)
-                if isinstance(body, JSONBody) and len(body.raw) > exchange.limits.max_bytes:
-                    raise too_large(exchange.limits)  # an outer part read it by its own limits
-                wanted = understand(exchange, body, table, self._defaults)
-                tiers = served(table, wanted, exchange)
-                call = Call(
-                    exchange,
-                    wanted,
-                    scope,
-                    out.watch,
-                    buffer=self._conduct.rules.stream_recovery == "buffer",
-                )
-                if endpoint.body != "json":
-                    call.form(scope, receive, out.watch)
-                return await self._run(exchange, scope, call, tiers, table, out, TO_CALLER)
+                return self._relay(exchange, scope, receive, table, out)
             if endpoint.kind == "models" and (
                 method in endpoint.methods or not takes_any_path(table)
             ):
-                headers, listing = models.answer(exchange, method, table)
-                await out.start(200, headers)
-                await out.body(b"" if method == "HEAD" else listing, more=False)
-                exchange.outcome = "ok"
-                return None
+                return self._list(exchange, method, table, out)
             if method in passthrough.METHODS and endpoint.path not in ("", "/"):
                 through = passthrough.tiers(exchange, table, anonymous=self._anonymous)
                 if through:
-                    raw = passthrough.Passthrough(exchange, scope, receive, out.watch)
-                    return await self._run(exchange, scope, raw, through, table, out, TO_CALLER_RAW)
+                    return self._relay(exchange, scope, receive, table, out, through)
         raise last_resort.refusal(exchange, method)
 
-    async def _run(
+    async def _list(
+        self, exchange: Exchange, method: str, table: ChannelTable, out: Outbound
+    ) -> None:
+        headers, listing = models.answer(exchange, method, table)
+        await out.start(200, headers)
+        await out.body(b"" if method == "HEAD" else listing, more=False)
+        exchange.outcome = "ok"
+
+    async def _understood(
+        self, exchange: Exchange, scope: Any, receive: Any, table: ChannelTable, watch: Watch
+    ) -> tuple[Call, Tiers]:
+        """The call with its body read, and who serves it."""
+        body = exchange.body or await exchange.read(scope, receive, watch)
+        if isinstance(body, JSONBody) and len(body.raw) > exchange.limits.max_bytes:
+            raise too_large(exchange.limits)  # an outer part read it by its own limits
+        wanted = understand(exchange, body, table, self._defaults)
+        tiers = served(table, wanted, exchange)
+        call = Call(exchange, wanted, scope, watch, buffer=self._conduct.buffers)
+        if exchange.endpoint.body != "json":
+            call.form(scope, receive, watch)
+        return call, tiers
+
+    async def _relay(
         self,
         exchange: Exchange,
         scope: Any,
-        plan: Plan,
-        tiers: Tiers,
+        receive: Any,
         table: ChannelTable,
         out: Outbound,
-        names: frozenset[bytes],
+        through: Tiers | None = None,
     ) -> None:
+        """Pass a call on, to the channels that serve its model or, unread, to those given."""
         conduct, watch = self._conduct, out.watch
+        plan: Plan
+        if through is None:
+            plan, tiers = await self._understood(exchange, scope, receive, table, watch)
+            names = TO_CALLER
+        else:
+            plan, tiers = passthrough.Passthrough(exchange, scope, receive, watch), through
+            names = TO_CALLER_RAW
         prefer: str | None = None
         if conduct.affinity is not None:
             prefer = conduct.affinity.of(scope["headers"], exchange.body)

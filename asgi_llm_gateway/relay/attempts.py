@@ -74,11 +74,11 @@ class Attempts:
         Raises the last failure when none is left or the caller itself is at fault, and what
         Course.next raises.
         """
-        conduct, tiers = self._conduct, self._tiers
-        hedge = conduct.rules.hedge
-        if self._course is None and len(tiers) == 1 and len(tiers[0]) == 1 and not hedge:
-            begun = await self._only(tiers[0][0])
-            if begun is not None:
+        hedge = self._conduct.rules.hedge
+        only = None if hedge or self._course is not None else self._only()
+        if only is not None and (key := await self._key_of(only)) is not None:
+            self.running = begun = await self._attempt(only, key)
+            if begun is not None:  # else the course finds out why, and goes on
                 return begun
         course = self.course
         while True:
@@ -91,18 +91,18 @@ class Attempts:
             if begun is not None:
                 return begun
 
-    async def _only(self, channel: LiveChannel) -> Try | None:
-        """The one channel there is, while nothing speaks against it: the short way of most calls.
-        None leaves it to the course, which finds out what that was."""
-        if not self._conduct.health.quiet:
-            return None
+    def _only(self) -> LiveChannel | None:
+        """The one channel there is, while nothing speaks against it."""
+        tiers = self._tiers
+        if len(tiers) == 1 and len(tiers[0]) == 1 and self._conduct.health.quiet:
+            return tiers[0][0]
+        return None
+
+    async def _key_of(self, channel: LiveChannel) -> Key | None:
         try:
-            key = await channel.pool.take(self._exchange)
+            return await channel.pool.take(self._exchange)
         except (KeysBusy, StateUnavailable):
             return None
-        if key is not None:
-            self.running = await self._attempt(channel, key)
-        return self.running
 
     async def another(self, failure: GatewayError) -> Try:
         """In place of the running try, whose stream broke off, one that begins anew."""

@@ -35,6 +35,9 @@ class Conduct:
         self.time_budget = rules.time_budget
         self.keep_alive = rules.keep_alive
         self.affinity = Affinity(rules.affinity) if rules.affinity else None
+        self.tell = rules.tell
+        self.buffers = rules.stream_recovery == "buffer"
+        self.splices = rules.stream_recovery == "splice"
         self._choose = STRATEGIES[rules.strategy]
         self._lists: Mapping[str, Mapping[str, Sequence[str]]] = {
             "any": rules.fallback_models,

@@ -19,6 +19,7 @@ from ..errors import (
 )
 from ..exchange.record import Exchange
 from .attempts import Attempts
+from .conduct import Conduct
 from .headers import EVENT_STREAM, STREAM_ANSWER, TO_CALLER, allowed, first
 from .opened import Flow, Whole
 from .streaming import stream
@@ -37,32 +38,20 @@ _BODILESS = frozenset({204, 304})
 
 
 class Outbound:
-    """The way out of one call; remembers whether the caller has seen anything yet.
+    """The way out of one call; remembers whether the caller has seen anything yet."""
 
-    `tell` adds the `x-llm-*` headers, `splice` lets other candidates go on with a cut stream.
-    """
-
-    __slots__ = ("_scope", "_splice", "_tell", "exchange", "kept_alive", "send", "started", "watch")
+    started = False
+    kept_alive = False
+    """Only comments have gone out: whatever comes is told inside a stream."""
 
     def __init__(
-        self,
-        exchange: Exchange,
-        scope: Any,
-        send: Send,
-        watch: Watch,
-        *,
-        tell: bool = True,
-        splice: bool = False,
+        self, exchange: Exchange, scope: Any, send: Send, watch: Watch, conduct: Conduct
     ) -> None:
         self.exchange = exchange
         self._scope = scope
         self.send = send
         self.watch = watch
-        self._tell = tell
-        self._splice = splice
-        self.started = False
-        self.kept_alive = False
-        """Only comments have gone out: whatever comes is told inside a stream."""
+        self._conduct = conduct
 
     async def start(self, status: int, headers: Headers) -> None:
         """The head of the answer, with the request id every answer carries."""
@@ -92,7 +81,7 @@ class Outbound:
             if not self.started:
                 headers = self._told(allowed(answer.headers, names), running, attempts)
                 await self.start(answer.status, headers + STREAM_ANSWER)
-            return await stream(self, attempts, running, splice=self._splice)
+            return await stream(self, attempts, running, splice=self._conduct.splices)
         if self.kept_alive:
             raise BadAnswer("the provider answered a streamed call with no stream")
         headers = self._told(allowed(answer.headers, names), running, attempts)
@@ -116,7 +105,7 @@ class Outbound:
         return None
 
     def _told(self, headers: Headers, running: Try, attempts: Attempts) -> Headers:
-        if self._tell:
+        if self._conduct.tell:
             headers.append((b"x-llm-channel", running.channel.label))
             headers.append((b"x-llm-attempts", b"%d" % len(self.exchange.attempts)))
             if attempts.fell_back:
@@ -175,7 +164,7 @@ class Outbound:
 
     async def _whole(self, status: int, headers: Headers, body: bytes) -> None:
         exchange = self.exchange
-        if self._tell and exchange.attempts:
+        if self._conduct.tell and exchange.attempts:
             headers.append((b"x-llm-channel", exchange.attempts[-1].channel.encode("ascii")))
             headers.append((b"x-llm-attempts", b"%d" % len(exchange.attempts)))
         await self.start(status, headers)
