@@ -48,18 +48,17 @@ def credential_of(scope: Scope, dialect: str) -> bytes:
 
 def from_headers(headers: Iterable[Any]) -> bytes | None:
     """The credential in the headers; None when none of them is there."""
-    best = len(_CARRIERS)
-    found: bytes | None = None
-    for name, value in headers:
-        if name in _CARRIERS:
-            rank = _CARRIERS[name]
-            if rank < best:
-                best, found = rank, value
-            elif rank == best:
-                found = NONE
-    if found is None:
+    shown = [header for header in headers if header[0] in _CARRIERS]
+    if not shown:
         return None
-    return _bearer(found) if best == 0 else checked(found.strip(b" \t"))
+    name, value = min(shown, key=_rank) if len(shown) > 1 else shown[0]
+    if len(shown) > 1 and sum(other == name for other, _ in shown) > 1:
+        return NONE
+    return _bearer(value) if name == b"authorization" else checked(value.strip(b" \t"))
+
+
+def _rank(header: tuple[bytes, bytes]) -> int:
+    return _CARRIERS[header[0]]
 
 
 def from_query(query: bytes) -> bytes | None:

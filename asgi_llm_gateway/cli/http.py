@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol, writing what one tick has to say to a caller in one go.
+"""uvicorn's HTTP/1.1 protocol, writing an answer's head and its body in one go.
 
-uvicorn writes an answer's head and its body one after the other, and uvloop makes a system call of
-each: two packets, and time enough between them for the caller's machine to be woken twice.
+uvicorn writes them one after the other, and uvloop makes a system call of each: two packets, and
+time enough between them for the caller's machine to be woken twice.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..runtime import PerLoop
 from ..upstream.outbox import Outbox
 
-_MUCH = 65_536
-"""Bytes that are not held back any longer: what asyncio's transports take before they say pause."""
+_HEAD = b"HTTP/1.1 "
+"""What an answer's head begins with; a piece of a body that does is held back as well, and no
+longer."""
 
 _outboxes = PerLoop(lambda: Outbox(asyncio.get_running_loop()))
 
@@ -29,35 +30,40 @@ class GatheringProtocol(HttpToolsProtocol):
 
 
 class Gathering:
-    """A transport that joins the writes of one tick; in all else the one it was made around."""
+    """A transport that keeps a head until what follows it, or until the end of the tick; in all
+    else the one it was made around."""
 
-    __slots__ = ("_outbox", "_parts", "_size", "_transport")
+    __slots__ = ("_head", "_outbox", "_transport")
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
         self._transport = transport
         self._outbox = outbox
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._head = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def is_closing(self) -> bool:
+        """Asked for every answer, so it does not go by `__getattr__`."""
+        return self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
-        """Write at the end of the tick, or now if it has become much."""
-        if not self._parts:
+        """See above."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        elif data.startswith(_HEAD):
+            self._head = data
             self._outbox.add(self)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > _MUCH:
-            self.flush()
+        else:
+            self._transport.write(data)
 
     def flush(self) -> None:
-        """Write what was put off."""
-        parts = self._parts
-        if parts:
-            self._parts, self._size = [], 0
+        """Write a head that nothing has followed yet."""
+        if self._head:
+            head, self._head = self._head, b""
             if not self._transport.is_closing():
-                self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+                self._transport.write(head)
 
     def close(self) -> None:
         """Close once everything is written."""
@@ -65,6 +71,6 @@ class Gathering:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what was put off is lost, as is what a transport has not sent yet."""
-        self._parts = []
+        """Close at once; a head that was kept is lost, as is what a transport has not sent yet."""
+        self._head = b""
         self._transport.abort()

@@ -24,8 +24,8 @@ from .limits import BodyLimits, Clock, Late
 
 Receive = Callable[[], Coroutine[Any, Any, Any]]
 
-_SAYS_HOW = frozenset({b"content-type", b"content-length", b"content-encoding"})
-"""Headers that say how a body is to be read."""
+_FORMS = (b"multipart/", b"application/x-www-form-urlencoded")
+"""What is certainly no JSON, whatever endpoint it is sent to."""
 
 
 class JSONBody(JSONObject):
@@ -111,18 +111,14 @@ Body = JSONBody | MultipartBody | StreamBody
 
 def content_length(headers: Headers) -> int | None:
     """The announced length; InvalidRequest when there are two or it is no plain number."""
-    found: bytes | None = None
-    for name, value in headers:
-        if name == b"content-length":
-            if (found is not None and found != value) or not _is_count(value):
-                raise InvalidRequest("the content-length header is not one plain number")
-            found = value
-    return None if found is None else int(found)
-
-
-def _is_count(value: bytes) -> bool:
-    """Digits, and no more of them than a file system can mean (int() raises from 4300 on)."""
-    return value.isdigit() and len(value) < 20
+    found = {value for name, value in headers if name == b"content-length"}
+    if not found:
+        return None
+    length = found.pop()
+    # Twenty digits are more than a file system can mean (and int() raises from 4300 on).
+    if found or not length.isdigit() or len(length) >= 20:
+        raise InvalidRequest("the content-length header is not one plain number")
+    return int(length)
 
 
 async def _next(receive: Receive) -> Any:
@@ -187,25 +183,13 @@ async def read_json(
 def _inflater_for_json(headers: Headers, limits: BodyLimits) -> tuple[Inflater | None, int]:
     """Refuses by the headers alone what need not be read; else how to read it, and the length it
     was announced with (0: it was not)."""
-    coding = b""
-    length: bytes | None = None
-    for name, value in headers:
-        if name not in _SAYS_HOW:
-            continue
-        if name == b"content-type":
-            if value.startswith((b"multipart/", b"application/x-www-form-urlencoded")):
-                raise UnsupportedMedia(
-                    "this endpoint reads JSON: send content-type application/json"
-                )
-        elif name == b"content-length":
-            if (length is not None and length != value) or not _is_count(value):
-                raise InvalidRequest("the content-length header is not one plain number")
-            length = value
-        else:
-            coding = value.strip().lower()
-    announced = int(length or 0)
+    named = dict(headers)
+    if named.get(b"content-type", b"").startswith(_FORMS):
+        raise UnsupportedMedia("this endpoint reads JSON: send content-type application/json")
+    announced = content_length(headers) or 0
     if announced > limits.max_bytes:
         raise too_large(limits)
+    coding = named.get(b"content-encoding", b"").strip().lower()
     return (inflater(coding, limits.max_bytes) if coding else None), announced
 
 

@@ -13,10 +13,11 @@ from ..upstream.contract import Timeouts, UpstreamRequest, UpstreamResponse
 from .headers import JSON_BODY, STREAMED_BODY, TO_PROVIDER, allowed
 from .inbound import Wanted
 from .opened import Flow, Whole, hold, open_answer
-from .times import limits_of, wished
+from .times import NAMES, limits_of, wished
 from .upload import Upload
 from .watch import Receive, Watch
 
+_LOOKED_AT = TO_PROVIDER | NAMES
 _FORM_TYPE = frozenset({b"content-type"})
 
 
@@ -34,8 +35,9 @@ class Call:
         self._buffer = buffer
         self._upload: Upload | None = None
         headers: Headers = scope["headers"]
-        self.times = wished(headers, exchange.started)
-        self._headers = allowed(headers, TO_PROVIDER)
+        ours = [header for header in headers if header[0] in _LOOKED_AT]
+        self.times = wished(ours, exchange.started) if ours else None
+        self._headers = allowed(ours, TO_PROVIDER) if ours else []
         if isinstance(wanted.body, JSONBody):
             self._headers += JSON_BODY
             watch.begin()

@@ -83,12 +83,9 @@ async def open_answer(
     Raises ProviderRefused, BadAnswer and what the upstream raises.
     """
     headers, status = response.headers, response.status
-    coding = kind = b""
-    for name, value in headers:
-        if name == b"content-type":
-            kind = value.lower()
-        elif name == b"content-encoding":
-            coding = value.strip().lower()
+    named = dict(headers)
+    kind = named.get(b"content-type", b"").lower()
+    coding = named.get(b"content-encoding", b"").strip().lower()
     if status >= 400:
         raise await refusal(response, coding)
     if status != 200 and not 200 < status < 300:

@@ -30,60 +30,58 @@ Through = Callable[[bytes], bytes]
 
 async def stream(out: Outbound, attempts: Attempts, this: Try, *, splice: bool) -> None:
     """Pass the stream of the running try on to its end; its head has gone out."""
-    exchange = out.exchange
-    dialect = exchange.endpoint.dialect
+    dialect = out.exchange.endpoint.dialect
     splicing = Splicing(dialect) if splice and can_splice(dialect) else None
-    failure = await _forward(out, this, splicing)
-    while failure is not None and splicing is not None and splicing.recovers(failure):
+    watch, send, time = out.watch, out.send, out.watch.loop.time
+    while True:
+        failure: GatewayError | None = None
+        try:
+            flow, whole, tap = _tapped(out, this)
+            feed, forward = whole.feed, tap.feed
+            await _say(out, forward(flow.begun), this, splicing)
+            # The try is closed whatever happens, so pieces may be waited for the cheaper way.
+            piece = getattr(flow.pieces, "piece", flow.pieces.__anext__)
+            while True:
+                if (events := feed(await piece())) and (data := forward(events)):
+                    if splicing is not None or _ERROR in data:
+                        await _say(out, data, this, splicing)
+                        continue
+                    watch.sending_since = time()
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    watch.sending_since = None
+        except StopAsyncIteration:
+            failure = None
+        except GatewayError as problem:
+            failure = problem
+        if not isinstance(failure, Diverged):
+            failure = await _ended(out, this, splicing, failure)
+        if failure is None:
+            return None
+        if splicing is None or not splicing.recovers(failure):
+            return await _break_off(out, this, failure)
         log.warning("a stream was cut midway, another candidate goes on with it: %s", failure)
         try:
             this = await attempts.another(failure)
         except GatewayError as last:
-            failure = last
-            break
+            return await _break_off(out, this, last)
         splicing.restart()
-        failure = await _forward(out, this, splicing)
-    if failure is not None:
-        await _break_off(out, this, failure)
 
 
-async def _forward(out: Outbound, this: Try, through: Through | None) -> GatewayError | None:
-    """Everything one provider sends, and the end of the stream; what cut it, if something did."""
+def _tapped(out: Outbound, this: Try) -> tuple[Flow, WholeEvents, Tap]:
+    """What one provider sends, and who reads along; raises Diverged for what is no stream."""
     flow = this.answer
     if not isinstance(flow, Flow) or flow.whole is None or flow.tap is None:
-        return Diverged("its restart is no stream")
-    tap, whole = flow.tap, flow.whole
-    this.attempt.usage_from(tap.usage)
+        raise Diverged("its restart is no stream")
+    this.attempt.usage_from(flow.tap.usage)
     out.exchange.usage_from(this.attempt.read_usage)
-    failure: GatewayError | None = None
-    try:
-        await _say(out, tap.feed(flow.begun), this, through)
-        feed, forward, watch, send = whole.feed, tap.feed, out.watch, out.send
-        time = watch.loop.time
-        async for piece in flow.pieces:
-            if (events := feed(piece)) and (data := forward(events)):
-                if through is not None or _ERROR in data:
-                    await _say(out, data, this, through)
-                    continue
-                watch.sending_since = time()
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                watch.sending_since = None
-    except GatewayError as problem:
-        failure = problem
-    if isinstance(failure, Diverged):
-        return failure
-    return await _ended(out, whole, tap, this, through, failure)
+    return flow, flow.whole, flow.tap
 
 
 async def _ended(
-    out: Outbound,
-    whole: WholeEvents,
-    tap: Tap,
-    this: Try,
-    through: Through | None,
-    failure: GatewayError | None,
+    out: Outbound, this: Try, through: Through | None, failure: GatewayError | None
 ) -> GatewayError | None:
     """The provider sends no more: the end the stream deserves, or what it lacks."""
+    _, whole, tap = _tapped(out, this)
     try:
         if rest := whole.finish() if failure else last_event(whole):
             await _say(out, tap.feed(rest), this, through)

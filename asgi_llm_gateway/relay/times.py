@@ -12,7 +12,7 @@ TOTAL = b"x-llm-timeout"
 """A caller's header: seconds the whole answer may take."""
 FIRST_TOKEN = b"x-llm-first-token-timeout"
 """A caller's header: seconds until the first event of a stream."""
-_NAMES = frozenset({TOTAL, FIRST_TOKEN})
+NAMES = frozenset({TOTAL, FIRST_TOKEN})
 _LONGEST = 86_400.0
 _TOO_LITTLE = 0.01
 """Seconds nobody need begin anything in; timers may be early by less."""
@@ -41,7 +41,7 @@ def wished(headers: Headers, started: float) -> Times | None:
 
     Raises InvalidRequest for a value that is no number of seconds above 0.
     """
-    found = [header for header in headers if header[0] in _NAMES]
+    found = [header for header in headers if header[0] in NAMES]
     if not found:
         return None
     seconds = {name: _seconds(name, value) for name, value in found}

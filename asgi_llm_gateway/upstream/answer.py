@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Protocol
 
 from ..errors import BadAnswer, ConnectionLost, Headers
@@ -48,6 +49,8 @@ class Answer:
     """What `seen` (or the unsent rest, while sending) was at the last sweep."""
     taken = 0
     """What `seen` was when the buffer was last emptied."""
+    reader: asyncio.Future[bytes] | None = None
+    """Of whom waits for the next piece."""
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class Answer:
         self.loop = loop
         self.busy = busy
         self.waiter = waiter
-        """Of whom waits for the head, and later for a piece."""
+        """Of whom waits for the head."""
         self.timeouts = timeouts
         self.since = since
         """When the provider was last seen to do something; the sweep keeps it."""
@@ -74,25 +77,21 @@ class Answer:
 
     async def __anext__(self) -> bytes:
         """All that has arrived since the last time; waits for the next bytes if there are none."""
-        parts = self.parts
-        while not parts:
-            if self.complete:
-                raise StopAsyncIteration
-            if self.error is not None:
-                raise self.error
-            self.waiter = waiter = self.loop.create_future()
-            try:
-                await waiter
-            except (asyncio.CancelledError, GeneratorExit):
-                self.give_up()
-                raise
-        out = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
-        self.taken = self.seen
-        carrier = self.carrier
-        if carrier is not None and carrier.paused:
-            carrier.resume()
-        return out
+        try:
+            return await self.piece()
+        except (asyncio.CancelledError, GeneratorExit):
+            self.give_up()
+            raise
+
+    def piece(self) -> Awaitable[bytes]:
+        """What `__anext__` waits for, for those who surely `aclose` when they stop waiting.
+
+        A future and no coroutine around it, since a stream has thousands of these.
+        """
+        self.reader = reader = self.loop.create_future()
+        if self.parts or self.complete or self.error is not None:
+            self.deliver()
+        return reader
 
     async def read(self, limit: int) -> bytes:
         """The whole body; raises BadAnswer when it is over `limit` bytes."""
@@ -108,6 +107,23 @@ class Answer:
                 raise BadAnswer(f"the provider's answer is over {limit} bytes")
             pieces.append(piece)
         return b"".join(pieces)
+
+    def deliver(self) -> None:
+        """Give whoever waits for a piece what there is to give."""
+        reader, parts = self.reader, self.parts
+        if reader is None or reader.done():
+            return
+        if parts:
+            self.reader = None
+            reader.set_result(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.clear()
+            self.taken = self.seen
+            carrier = self.carrier
+            if carrier is not None and carrier.paused:
+                carrier.resume()
+        elif self.complete or self.error is not None:
+            self.reader = None
+            reader.set_exception(self.error or StopAsyncIteration())
 
     async def aclose(self) -> None:
         """Abort the connection if the last byte is not in yet."""
@@ -136,15 +152,17 @@ class Answer:
         self.complete = True
         self.carrier = None
         self.busy.discard(self)
-        if self.waiter is not None:
-            self.wake()
+        self.wake()
 
     def wake(self) -> None:
+        """Something has come, or nothing more will: tell whoever waits."""
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        if self.reader is not None:
+            self.deliver()
 
     def uploaded(self, upload: asyncio.Task[None]) -> None:
         """The upload has ended; unless it was stopped by us, its error is the call's."""

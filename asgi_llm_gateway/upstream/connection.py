@@ -188,7 +188,9 @@ class Connection(asyncio.Protocol):
             if answer.seen - answer.taken > self.bounds.read_ahead and not self.paused:
                 self.paused = True
                 self.transport.pause_reading()
-        if answer.status and answer.waiter is not None:
+        if answer.reader is not None:
+            answer.deliver()
+        elif answer.waiter is not None and answer.status:
             answer.wake()
 
     def eof_received(self) -> None:
