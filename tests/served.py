@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import hypercorn.asyncio
@@ -25,8 +26,11 @@ import hypercorn.config
 import uvicorn
 import uvloop
 
-Server = Literal["uvicorn", "hypercorn"]
-SERVERS: tuple[Server, ...] = ("uvicorn", "hypercorn")
+from asgi_llm_gateway.cli.http import GatheringProtocol
+
+Server = Literal["uvicorn", "llm-gateway", "hypercorn"]
+SERVERS: tuple[Server, ...] = ("uvicorn", "llm-gateway", "hypercorn")
+"""The one in the middle is uvicorn as `llm-gateway serve` sets it up, with its own protocol."""
 Loop = Literal["uvloop", "asyncio"]
 LOOPS: tuple[Loop, ...] = ("uvloop", "asyncio")
 
@@ -107,12 +111,12 @@ class _Serving:
 
 
 def _uvicorn(
-    app: Any, listener: socket.socket, grace: float
+    app: Any, listener: socket.socket, grace: float, http: Any = "httptools"
 ) -> Callable[[asyncio.Event], Awaitable[None]]:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=http,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -152,6 +156,7 @@ def _hypercorn(
 
 _SERVE: dict[Server, Callable[..., Callable[[asyncio.Event], Awaitable[None]]]] = {
     "uvicorn": _uvicorn,
+    "llm-gateway": partial(_uvicorn, http=GatheringProtocol),
     "hypercorn": _hypercorn,
 }
 _NEW_LOOP: dict[Loop, Callable[[], asyncio.AbstractEventLoop]] = {
