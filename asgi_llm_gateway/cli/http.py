@@ -15,8 +15,9 @@ from ..runtime import PerLoop
 from ..upstream.outbox import Outbox
 
 _HEAD = b"HTTP/1.1 "
-"""What an answer's head begins with; a piece of a body that does is held back as well, and no
-longer."""
+"""What an answer's head begins with; a piece of a body that does is kept as well, and no longer."""
+_MUCH = 65_536
+"""Bytes that are not kept: what asyncio's transports take before they say pause."""
 
 _outboxes = PerLoop(lambda: Outbox(asyncio.get_running_loop()))
 
@@ -30,15 +31,15 @@ class GatheringProtocol(HttpToolsProtocol):
 
 
 class Gathering:
-    """A transport that keeps a head until what follows it, or until the end of the tick; in all
-    else the one it was made around."""
+    """A transport that keeps an answer's head, and what follows it, until the end of the tick; in
+    all else the one it was made around. A later piece of a stream is written at once."""
 
-    __slots__ = ("_head", "_outbox", "_transport")
+    __slots__ = ("_kept", "_outbox", "_transport")
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
         self._transport = transport
         self._outbox = outbox
-        self._head = b""
+        self._kept = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -49,21 +50,26 @@ class Gathering:
 
     def write(self, data: bytes) -> None:
         """See above."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.writelines((head, data))
+        kept = self._kept
+        if kept:
+            if len(data) <= _MUCH:
+                self._kept = kept + data
+                if len(kept) > _MUCH:
+                    self.flush()
+            else:
+                self._kept = b""
+                self._transport.writelines((kept, data))
         elif data.startswith(_HEAD):
-            self._head = data
+            self._kept = data
             self._outbox.add(self)
         else:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a head that nothing has followed yet."""
-        if self._head:
-            head, self._head = self._head, b""
-            if not self._transport.is_closing():
-                self._transport.write(head)
+        """Write what was kept."""
+        kept, self._kept = self._kept, b""
+        if kept and not self._transport.is_closing():
+            self._transport.write(kept)
 
     def close(self) -> None:
         """Close once everything is written."""
@@ -71,6 +77,6 @@ class Gathering:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; a head that was kept is lost, as is what a transport has not sent yet."""
-        self._head = b""
+        """Close at once; what was kept is lost, as is what a transport has not sent yet."""
+        self._kept = b""
         self._transport.abort()

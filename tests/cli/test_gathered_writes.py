@@ -48,15 +48,37 @@ def gathering() -> tuple[Wire, Any]:
     return wire, Gathering(wire, Outbox(asyncio.get_running_loop()))  # type: ignore[arg-type]
 
 
-async def test_a_head_goes_out_with_the_first_piece_of_the_body():
+async def test_a_head_and_what_follows_it_go_out_together_at_the_end_of_the_tick():
     wire, transport = gathering()
     transport.write(HEAD)
-    assert wire.calls == []
     transport.write(b"body")
     transport.write(b"more")
-    assert wire.calls == [HEAD + b"body", b"more"]
+    assert wire.calls == []
     await asyncio.sleep(0)
-    assert wire.calls == [HEAD + b"body", b"more"]
+    assert wire.calls == [HEAD + b"bodymore"]
+
+
+async def test_pieces_that_come_later_are_written_at_once():
+    wire, transport = gathering()
+    transport.write(HEAD)
+    await asyncio.sleep(0)
+    transport.write(b"a")
+    transport.write(b"b")
+    assert wire.calls == [HEAD, b"a", b"b"]
+
+
+async def test_much_is_not_kept_until_the_end_of_the_tick():
+    wire, transport = gathering()
+    transport.write(HEAD)
+    transport.write(b"x" * 65_537)
+    assert wire.calls == [HEAD + b"x" * 65_537]
+    wire, transport = gathering()
+    transport.write(HEAD)
+    for _ in range(3):
+        transport.write(b"x" * 65_536)
+    assert wire.calls == [HEAD + b"x" * 131_072, b"x" * 65_536]
+    await asyncio.sleep(0)
+    assert len(wire.calls) == 2
 
 
 async def test_a_head_that_nothing_follows_goes_out_at_the_end_of_the_tick():
