@@ -21,8 +21,6 @@ from ..errors import (
     ClientLeft,
     ConfigurationError,
     GatewayError,
-    ModelNotFound,
-    NotSupported,
 )
 from ..exchange.body import JSONBody, too_large
 from ..exchange.limits import BodyLimits
@@ -38,7 +36,7 @@ from .attempts import Attempts
 from .call import Call
 from .conduct import Conduct
 from .headers import TO_CALLER, TO_CALLER_RAW
-from .inbound import DEFAULT_MODELS, Wanted, understand
+from .inbound import DEFAULT_MODELS, served, understand
 from .keepalive import kept_alive
 from .outbound import Outbound
 from .plan import Plan
@@ -290,16 +288,3 @@ def let_by(part: str, root_path: str) -> AuthenticationFailed:
 def takes_any_path(table: ChannelTable) -> bool:
     """Whether there is a channel for pass-through, whoever calls."""
     return any(c.config.passthrough for c in table.channels)
-
-
-def served(table: ChannelTable, wanted: Wanted, exchange: Exchange) -> Tiers:
-    """The channels of the first of the wanted models that is served at all; those before it are
-    wanted no more. Raises what the table says of the last one."""
-    endpoint, caller = exchange.endpoint.name, exchange.caller
-    while True:
-        try:
-            return table.tiers(wanted.models[0], endpoint, caller)
-        except (ModelNotFound, NotSupported):
-            if len(wanted.models) == 1:
-                raise
-            wanted.models = wanted.models[1:]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..channels.index import ChannelTable
+from ..channels.index import ChannelTable, Tiers
 from ..dialects.base import Dialect
 from ..dialects.registry import DIALECTS
 from ..endpoints import Endpoint
-from ..errors import InvalidRequest, NotSupported, PermissionDenied
+from ..errors import InvalidRequest, ModelNotFound, NotSupported, PermissionDenied
 from ..exchange.body import Body, JSONBody
 from ..exchange.record import Exchange
 
@@ -118,3 +118,16 @@ def _check_required(endpoint: Endpoint, dialect: Dialect, body: JSONBody) -> Non
             raise InvalidRequest(f"{member} has the wrong type", param=member)
         if first == _BRACKET and len(found) < _SHORT and not bytes(found)[1:-1].strip():
             raise InvalidRequest(f"{member} must not be empty", param=member)
+
+
+def served(table: ChannelTable, wanted: Wanted, exchange: Exchange) -> Tiers:
+    """The channels of the first of the wanted models that is served at all; those before it are
+    wanted no more. Raises what the table says of the last one."""
+    endpoint, caller = exchange.endpoint.name, exchange.caller
+    while True:
+        try:
+            return table.tiers(wanted.models[0], endpoint, caller)
+        except (ModelNotFound, NotSupported):
+            if len(wanted.models) == 1:
+                raise
+            wanted.models = wanted.models[1:]

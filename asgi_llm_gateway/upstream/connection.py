@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             if not self.done:
-                answer.fail(_bad_answer(exc))
+                answer.fail(faults.bad_answer(exc))
                 return
             self.keep = False
         if self.done:
@@ -286,15 +286,6 @@ class Connection(asyncio.Protocol):
         else:
             self.discard()
         answer.finish()
-
-
-def _bad_answer(exc: Exception) -> BadAnswer:
-    """Why the parser stopped: a bound of ours, or what is not HTTP."""
-    if isinstance(exc.__context__, BadAnswer):
-        return exc.__context__
-    bad = BadAnswer(f"the provider's answer is not HTTP/1.1: {exc}")
-    bad.__cause__ = exc
-    return bad
 
 
 def _ends_with_connection(headers: Headers) -> bool:

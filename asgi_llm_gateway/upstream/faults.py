@@ -20,7 +20,14 @@ from ..errors import (
     UpstreamTimeout,
 )
 
-__all__ = ["FOREIGN_CLIENT_ERRORS", "connect_failed", "connection_lost", "from_client", "timed_out"]
+__all__ = [
+    "FOREIGN_CLIENT_ERRORS",
+    "bad_answer",
+    "connect_failed",
+    "connection_lost",
+    "from_client",
+    "timed_out",
+]
 
 FOREIGN_CLIENT_ERRORS = ("HTTPError", "InvalidURL", "StreamError")
 """The roots of httpx's exception tree (httpx2's is the same), by name."""
@@ -37,6 +44,15 @@ def timed_out(phase: str, seconds: float | None) -> UpstreamTimeout:
     """The UpstreamTimeout of one of a try's limits (see Timeouts)."""
     within = "in time" if seconds is None else f"within {seconds:g} s"
     return UpstreamTimeout(f"{_PHASES[phase]} {within}", phase=phase)
+
+
+def bad_answer(exc: Exception) -> BadAnswer:
+    """Why the parser stopped: a bound of ours, or what is not HTTP."""
+    if isinstance(exc.__context__, BadAnswer):
+        return exc.__context__
+    bad = BadAnswer(f"the provider's answer is not HTTP/1.1: {exc}")
+    bad.__cause__ = exc
+    return bad
 
 
 def connect_failed(exc: OSError | UnicodeError) -> ConnectFailed:

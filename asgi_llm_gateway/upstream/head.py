@@ -21,8 +21,8 @@ class Heads:
     joining it.
     """
 
-    def __init__(self, netloc: bytes) -> None:
-        self._host_line = b"host: %b\r\n" % netloc
+    def __init__(self, netloc: str) -> None:
+        self._host_line = b"host: %b\r\n" % _ascii(netloc)
         self._known: dict[tuple[object, ...], bytes] = {}
 
     def encode(self, request: UpstreamRequest) -> bytes:
@@ -70,3 +70,11 @@ def _framing(request: UpstreamRequest) -> bytes:
     if request.content_length is not None:
         return b"content-length: %d\r\n\r\n" % request.content_length
     return b"transfer-encoding: chunked\r\n\r\n"
+
+
+def _ascii(netloc: str) -> bytes:
+    """A Host header's value: international names in their ASCII form."""
+    try:
+        return netloc.encode("ascii")
+    except UnicodeEncodeError:
+        return netloc.encode("idna")

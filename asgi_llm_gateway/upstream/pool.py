@@ -73,7 +73,7 @@ class OriginPool:
         self._bounds = bounds
         self._clock = clock
         self._tls = tls
-        self._heads = Heads(_ascii(origin.netloc))
+        self._heads = Heads(origin.netloc)
 
     async def send(self, request: UpstreamRequest) -> Answer:
         """See contract.Upstream.send."""
@@ -296,11 +296,3 @@ class OriginPool:
         if self.live:
             self.ended = self._loop.create_future()
             await asyncio.wait({self.ended}, timeout=1.0)
-
-
-def _ascii(netloc: str) -> bytes:
-    """A Host header's value: international names in their ASCII form."""
-    try:
-        return netloc.encode("ascii")
-    except UnicodeEncodeError:
-        return netloc.encode("idna")
