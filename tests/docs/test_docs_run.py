@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests.docs.pages import PAGES, blocks
+
+
+@pytest.fixture(autouse=True)
+def _garbage_collector() -> Iterator[None]:
+    """As it was: a page tunes it."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 
