@@ -14,7 +14,13 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..gateway import Gateway
-from ..settings import live_channels, read_settings, require_callers, require_shared_state
+from ..settings import (
+    Settings,
+    live_channels,
+    read_settings,
+    require_callers,
+    require_shared_state,
+)
 from . import logs, server
 from .check import counted
 from .files import settings_file
@@ -45,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
     logs.configure(settings.server)
     workers = settings.server.workers
     configured = server.config(
-        partial(make_app, source, flags),
+        partial(make_app, source, flags, settings if workers == 1 else None),
         shutdown_timeout=settings.server.shutdown_timeout,
         root_path=settings.server.root_path,
         workers=workers,
@@ -58,23 +64,25 @@ def run(given: argparse.Namespace) -> int:
     return server.run_here(configured, listener, started)
 
 
-def make_app(source: str | None, flags: Flags) -> Gateway:
+def make_app(source: str | None, flags: Flags, settings: Settings | None = None) -> Gateway:
     """The gateway of one serving process; uvicorn calls this in each, inside its event loop.
 
+    `settings` are the source's if they were read just now; other processes read for themselves.
     Settings that became wrong since `serve` began end the process, with a line for each fault:
     where there are several, those that serve already go on.
     """
     try:
-        settings = read_settings(source, flags=flags)
+        if settings is None:
+            settings = read_settings(source, flags=flags)
         logs.configure(settings.server)
-        gateway = Gateway.from_settings(source, flags=flags)
+        gateway = Gateway.from_settings(settings, flags=flags)
     except ConfigurationError as problem:
         for line in problem.message.splitlines():
             print(f"llm-gateway: {line}", file=sys.stderr, flush=True)
         raise SystemExit(1) from problem
     if hasattr(signal, "SIGHUP"):
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, partial(reload, gateway))
+        loop.add_signal_handler(signal.SIGHUP, partial(reload, gateway, source))
     # What stands now stays, so the garbage collector need not look at it on every round; and calls
     # under way hold some thousand objects and leave no cycles, so it need not look after every 700.
     # Left alone it takes a tenth of every call, and some calls wait 20 ms for it.
@@ -84,10 +92,10 @@ def make_app(source: str | None, flags: Flags) -> Gateway:
     return gateway
 
 
-def reload(gateway: Gateway) -> None:
+def reload(gateway: Gateway, source: str | None) -> None:
     """Read the settings again; what is wrong with them is logged, and nothing changes."""
     try:
-        gateway.reload()
+        gateway.reload({} if source is None else source)
     except ConfigurationError as problem:
         for line in problem.message.splitlines():
             log.error("not reloaded: %s", line)  # noqa: TRY400 - the line says what to do
