@@ -127,7 +127,7 @@ class DoneTap(Tap):
 
     terminator = b"data: [DONE]\n\n"
     _done = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
-    _finish = re.compile(rb'"finish_reason"\s*:\s*"')
+    _finish = re.compile(rb'"finish_reason"\s*:\s*"(?!"|null")')  # both of which some send for null
 
     def of_many(self, choices: int) -> Tap:
         """For `n` above 1: each choice ends by a finish reason of its own."""
@@ -165,7 +165,8 @@ class ChoicesTap(DoneTap):
     def _note(self, document: dict[str, Any]) -> None:
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
+            finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if isinstance(finish, str) and finish not in ("", "null"):
                 index = choice.get("index", 0)
                 if isinstance(index, int) and 0 <= index < self._choices:
                     self._finished.add(index)

@@ -36,7 +36,7 @@ class Call:
         self._upload: Upload | None = None
         headers: Headers = scope["headers"]
         ours = [header for header in headers if header[0] in _LOOKED_AT]
-        self.times = wished(ours, exchange.started) if ours else None
+        self.times = wished(ours, exchange.started, streamed=wanted.stream) if ours else None
         self._headers = allowed(ours, TO_PROVIDER) if ours else []
         if isinstance(wanted.body, JSONBody):
             self._headers += JSON_BODY
@@ -123,7 +123,7 @@ class Call:
             first_token=self._limits(channel, model).first_token,
             choices=wanted.choices() if wanted.stream else 1,
         )
-        return self._held(opened) if self._buffer and wanted.stream else opened
+        return self._held(opened) if self._buffer else opened
 
     async def _held(self, opened: Coroutine[Any, Any, Whole | Flow]) -> Whole | Flow:
         answer = await opened

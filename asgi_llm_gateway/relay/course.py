@@ -210,7 +210,10 @@ class Course:
         known = self._busy
         _, channel = min(known, key=lambda one: one[0].retry_after or 0.0)
         tried = self._candidates.tried.get(channel.name, ())
-        key = await self._taken(channel, tried, channel.patience)
+        wait, times = channel.patience, self._plan.times
+        if times is not None and (left := times.left(self._exchange.loop.time())) is not None:
+            wait = min(wait, left)
+        key = await self._taken(channel, tried, wait)
         for busy, _ in self._busy[len(known) :]:
             if self._last is None or self._ours:
                 self._last, self._ours = busy, False

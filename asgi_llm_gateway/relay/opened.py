@@ -218,7 +218,7 @@ async def refusal(response: UpstreamResponse, coding: bytes = b"") -> ProviderRe
     return ProviderRefused(
         f"the provider answered with status {status}",
         status=status if status < 600 else 502,  # httptools lets 999 pass, ASGI servers do not
-        body=await _read(response, coding, MAX_ERROR),
+        body=await _beginning(response, coding, MAX_ERROR),
         headers=headers,
         retry_after=_seconds(first(headers, b"retry-after")),
     )
@@ -227,6 +227,20 @@ async def refusal(response: UpstreamResponse, coding: bytes = b"") -> ProviderRe
 def _seconds(value: bytes) -> float | None:
     """Retry-After in seconds (RFC 9110 section 10.2.3); a date is left to the header itself."""
     return float(value) if value.isdigit() and len(value) < 10 else None
+
+
+async def _beginning(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
+    """At most `limit` bytes of an error's body. Its status counts however long it is: providers
+    repeat what the caller sent, so a caller could make it any length."""
+    body = bytearray()
+    try:
+        async for piece in _plain(response, coding, limit):
+            body += piece
+            if len(body) > limit:
+                break
+    except BadAnswer:
+        pass  # compressed, and too long or damaged: what could be read of it will do
+    return bytes(body[:limit])
 
 
 async def _read(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:

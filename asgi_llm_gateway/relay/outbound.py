@@ -83,7 +83,7 @@ class Outbound:
                 await self.start(answer.status, headers + STREAM_ANSWER)
             return await stream(self, attempts, running, splice=self._conduct.splices)
         if self.kept_alive:
-            raise BadAnswer("the provider answered a streamed call with no stream")
+            raise self._no_stream(answer, running)
         headers = self._told(allowed(answer.headers, names), running, attempts)
         if isinstance(answer, Whole):
             body = answer.body
@@ -103,6 +103,16 @@ class Outbound:
         else:
             await self._plain(answer, headers, running)
         return None
+
+    def _no_stream(self, answer: Whole | Flow, running: Try) -> BadAnswer:
+        """The failure of a try whose answer cannot follow the comments that have gone out."""
+        failure = BadAnswer("the provider answered a streamed call with no stream")
+        if isinstance(answer, Whole):  # nobody will see it, but it is paid for
+            running.attempt.usage_from(answer.usage)
+            self.exchange.usage_from(running.attempt.read_usage)
+        self.exchange.outcome = "truncated"
+        running.failed(failure)
+        return failure
 
     def _told(self, headers: Headers, running: Try, attempts: Attempts) -> Headers:
         if self._conduct.tell:

@@ -25,6 +25,8 @@ class Times:
 
     ends: float | None = None
     first_token: float | None = None
+    streamed: bool = False
+    """A stream was asked for: then the head, too, must be there within `first_token`."""
 
     def over(self, now: float) -> bool:
         """Whether the caller wants no answer any more."""
@@ -35,7 +37,7 @@ class Times:
         return None if self.ends is None else max(self.ends - now, 0.0)
 
 
-def wished(headers: Headers, started: float) -> Times | None:
+def wished(headers: Headers, started: float, *, streamed: bool = False) -> Times | None:
     """The limits a caller asks for, of a call that began at `started` (loop time); None for most,
     who leave them to the channels.
 
@@ -46,7 +48,8 @@ def wished(headers: Headers, started: float) -> Times | None:
         return None
     seconds = {name: _seconds(name, value) for name, value in found}
     total = seconds.get(TOTAL)
-    return Times(None if total is None else started + total, seconds.get(FIRST_TOKEN))
+    ends = None if total is None else started + total
+    return Times(ends, seconds.get(FIRST_TOKEN), streamed)
 
 
 def until(started: float, budget: float | None, wish: Times | None) -> float | None:
@@ -61,11 +64,12 @@ def limits_of(channel: LiveChannel, model: str, wish: Times | None, now: float) 
     if wish is None:
         return limits
     left = wish.left(now)
+    first = _shorter(left, wish.first_token)
     return replace(
         limits,
         total=_shorter(limits.total, left),
-        first_byte=_shorter(limits.first_byte, left),
-        first_token=_shorter(limits.first_token, _shorter(left, wish.first_token)),
+        first_byte=_shorter(limits.first_byte, first if wish.streamed else left),
+        first_token=_shorter(limits.first_token, first),
     )
 
 

@@ -84,8 +84,18 @@ def test_a_probe_that_is_never_heard_of_blocks_no_longer_than_its_lease() -> Non
     assert change is None
     assert fail(b, 113, probe=lost) is None  # it is not the probe any more
     assert b.state == "half_open"
-    assert good(b, 113, probe=lost) is None
-    assert good(b, 114, probe=second) is not None
+    assert good(b, 114, probe=lost) is not None  # but that it went well is news all the same
+    assert good(b, 115, probe=second) is None
+
+
+def test_a_probe_of_an_earlier_opening_says_nothing() -> None:
+    b = opened()
+    lost, _ = b.begun(102)
+    second, _ = b.begun(112)
+    assert fail(b, 113, probe=second) is not None
+    b.begun(130)
+    assert good(b, 131, probe=lost) is None
+    assert b.state == "half_open"
 
 
 def test_a_probe_given_back_lets_the_next_call_be_one_at_once() -> None:
@@ -241,3 +251,16 @@ def test_it_is_well_when_nothing_is_left_to_remember() -> None:
     good(b, 1000, probe=number)
     assert not b.well(1060)  # it remembers how long it was open last
     assert b.well(1061)
+
+
+def test_answers_that_take_longer_than_the_lease_close_it_too() -> None:
+    b = breaker()
+    fail(b, 0, times=5)
+    calls: list[tuple[int, int]] = []
+    for now in range(10, 60):  # a call a second, every answer good after 30 s
+        for began, probe in [call for call in calls if now - call[0] >= 30]:
+            calls.remove((began, probe))
+            good(b, now, began=began, probe=probe)
+        if b.admits(now):
+            calls.append((now, b.begun(now)[0]))
+    assert b.state == "closed"

@@ -23,7 +23,7 @@ class AgainstASimpleModel(RuleBasedStateMachine):
         self.now = 1000.0
         self.calls: list[tuple[float, int]] = []
         self.state, self.until, self.since = "closed", -inf, -inf
-        self.bad = self.times = self.probe = 0
+        self.bad = self.times = self.probe = self.first = 0
         self.lease = -inf
 
     def _set(self, state: str, until: float = -inf) -> None:
@@ -58,6 +58,7 @@ class AgainstASimpleModel(RuleBasedStateMachine):
             assert number > 0
             if self.state == "open":
                 self._set("half_open", self.until)
+                self.first = number
             self.probe, self.lease = number, self.now + 10
         self.calls.append((self.now, number))
 
@@ -69,7 +70,7 @@ class AgainstASimpleModel(RuleBasedStateMachine):
         self.real.succeeded(self.now, began=began, probe=number, slow=False)
         if self.state == "closed" and began >= self.since:
             self.bad = 0
-        elif self.state == "half_open" and number and number == self.probe:
+        elif self.state == "half_open" and number and number >= self.first:
             self.bad = 0
             self._set("closed")
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from asgi_llm_gateway import Failover, Relay
 from tests.asgi import Driver
 from tests.failover.world import SHORT, SLACK, Backoff, World, read_stream, world
 from tests.faults import TEXT, cut, drip, good, late, refusal, silence, stall
 from tests.faulty_peer import Fault
-from tests.upstreams import ask_stream, until
+from tests.upstreams import FakeUpstream, Reply, ask_stream, channel_to, nothing_left, until
 
 PATIENT: dict[str, Any] = {
     "timeouts": dict.fromkeys(("connect", "first_byte", "first_token", "idle", "total"), 20.0)
@@ -68,6 +69,19 @@ async def test_a_last_failure_behind_comments_is_an_error_event() -> None:
         got = await there.ask(stream=True)
         assert (got.status, got.text, got.end) == (200, "", "upstream_timeout")
         await there.nothing_left()
+
+
+async def test_a_plain_answer_behind_comments_is_an_error_event_and_accounted_for() -> None:
+    upstream = FakeUpstream(Reply(head=[0.3], steps=Reply.chat().steps))
+    relay = Relay([channel_to(upstream)], failover=Failover(keep_alive=0.1))
+    answer = await ask_stream(relay)
+    (attempt,) = answer.exchange.attempts
+    assert (attempt.outcome, answer.exchange.outcome) == ("truncated", "truncated")
+    assert attempt.failure is not None
+    assert attempt.usage is not None
+    assert answer.exchange.usage == attempt.usage
+    assert answer.body.count(b'"error"') == 1
+    await nothing_left(relay)
 
 
 async def test_a_quick_failure_has_its_status_although_comments_are_switched_on() -> None:

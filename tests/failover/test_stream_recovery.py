@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 
+from asgi_llm_gateway import Failover, Relay
+from asgi_llm_gateway.errors import ConnectionLost
 from tests.failover.world import SLACK, Got, world
 from tests.faults import TEXT, TOKENS, cut, error_after, good, malformed, stall, without_done
 from tests.faulty_peer import Fault, Peer, Tried
-from tests.upstreams import DONE, ask_stream, sse
+from tests.upstreams import (
+    DONE,
+    FakeUpstream,
+    Reply,
+    ask,
+    ask_stream,
+    channel_to,
+    nothing_left,
+    sse,
+)
 
 SPLICE: dict[str, Any] = {"stream_recovery": "splice"}
 BUFFER: dict[str, Any] = {"stream_recovery": "buffer"}
@@ -127,3 +138,19 @@ async def test_nothing_is_restarted_unless_it_was_asked_for(fault: Fault) -> Non
         got = await there.ask(stream=True)
         assert (got.where, got.text) == ("a", "".join(TOKENS[:3]))
         assert got.end not in ("", "whole")
+
+
+async def test_speech_that_comes_as_events_is_held_back_as_well() -> None:
+    """It is asked for by `stream_format`, without `stream`."""
+    events = sse({"type": "speech.audio.delta", "audio": "AAAA"})
+    end = sse({"type": "speech.audio.done"})
+    broken = FakeUpstream(Reply.stream(events, ConnectionLost("reset")))
+    whole = FakeUpstream(Reply.stream(events, end))
+    channels = [channel_to(broken, priority=5), channel_to(whole, name="b")]
+    relay = Relay(channels, failover=Failover(stream_recovery="buffer"))
+    said = {"model": "m", "input": "hello", "voice": "alloy", "stream_format": "sse"}
+    answer = await ask(relay, said, path="/v1/audio/speech")
+    assert answer.body == events + end
+    assert answer.exchange.attempts[0].outcome == "failed"
+    assert answer.exchange.attempts[-1].channel == "b"
+    await nothing_left(relay)

@@ -86,3 +86,14 @@ async def test_a_stream_that_never_ends_is_ended_by_the_total_limit() -> None:
         assert got.text.startswith("The on on")
         assert 0.4 < got.seconds < 0.5 + SLACK
         await there.nothing_left()
+
+
+async def test_a_callers_limit_for_the_first_token_runs_while_there_is_no_head_either() -> None:
+    limits = ("connect", "first_byte", "first_token", "idle", "total")
+    slow = {"timeouts": dict.fromkeys(limits, 20.0)}
+    async with world(silence(), channel=slow, other=slow) as there:
+        got = await there.ask(stream=True, headers={"x-llm-first-token-timeout": "0.2"})
+        assert got.where == "ab"
+        assert got.seconds < 0.2 + SLACK
+        assert there.relay.health.states() == []
+        await there.nothing_left()

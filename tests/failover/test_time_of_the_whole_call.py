@@ -11,6 +11,7 @@ import pytest
 from asgi_llm_gateway import Failover, Relay
 from asgi_llm_gateway.channels.retrying import Backoff
 from asgi_llm_gateway.errors import ConnectionLost, UpstreamTimeout
+from asgi_llm_gateway.keys.limits import KeyLimits
 from asgi_llm_gateway.upstream.contract import UpstreamRequest
 from tests.asgi import Answer
 from tests.failover.world import SLACK
@@ -186,4 +187,24 @@ async def test_hedging_keeps_within_it_too() -> None:
     assert answer.status == 504
     assert seconds < 0.4 + SLACK
     assert first.totals[0] - second.totals[0] > 0.03
+    await nothing_left(relay)
+
+
+async def test_a_stream_is_not_gone_on_with_after_a_wait_for_a_key_that_is_too_long() -> None:
+    broken = FakeUpstream(Reply.stream(sse(chunk("a")), ConnectionLost("reset")))
+    busy = FakeUpstream(Reply.stream(sse(chunk("a")), 5.0))
+    channels = [
+        channel_to(broken, priority=5),
+        channel_to(busy, name="b", key_limits=KeyLimits(concurrency=1, wait=4.0)),
+    ]
+    relay = Relay(channels, failover=Failover(stream_recovery="splice", backoff=AT_ONCE))
+    await relay.resources.get()
+    assert relay.channels is not None
+    pool = relay.channels.by_name["b"].pool
+    held = await pool.take(None)
+    assert held is not None
+    answer, seconds = await asking(relay, 0.5, stream=True)
+    assert answer.exchange.outcome == "truncated"
+    assert seconds < 0.5 + SLACK
+    pool.report(held, "left")
     await nothing_left(relay)

@@ -199,3 +199,31 @@ async def test_legacy_completions_end_like_chat() -> None:
     answer = await ask(relay_to(upstream), body, path)
     assert answer.body == whole + DONE
     assert upstream.asked[0].json["stream_options"] == {"include_usage": True}
+
+
+def unfinished(word: str, reason: str, choices: int) -> bytes:
+    """A chunk for each choice."""
+    deltas = [
+        {"index": index, "delta": {"content": word}, "finish_reason": reason}
+        for index in range(choices)
+    ]
+    return sse(*({**chunk(), "choices": [delta]} for delta in deltas))
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+@pytest.mark.parametrize("reason", ["", "null"])
+@pytest.mark.parametrize("cut", [(), (ConnectionLost("reset"),)], ids=["ended", "reset"])
+async def test_an_empty_finish_reason_finishes_nothing(cut: Any, reason: str, choices: int) -> None:
+    """Ollama and SGLang have sent "" where null belongs, others the word null."""
+    words = [unfinished(word, reason, choices) for word in "ab"]
+    answer = await ask_stream(relay_to(FakeUpstream(Reply.stream(*words, *cut))), n=choices)
+    assert DONE not in answer.body
+    assert b'"error"' in answer.body
+    assert answer.exchange.outcome == "truncated"
+
+
+async def test_a_finish_reason_after_empty_ones_finishes_the_stream() -> None:
+    words = sse(chunk("a", finish=""), STOP)
+    answer = await ask_stream(relay_to(FakeUpstream(Reply.stream(words))))
+    assert answer.body == words + DONE
+    assert answer.exchange.outcome == "ok"

@@ -82,6 +82,7 @@ class Breaker:
 
     __slots__ = (
         "_failures",
+        "_former",
         "_probe",
         "_probe_until",
         "_probes",
@@ -109,6 +110,8 @@ class Breaker:
         self._times = 0
         self._probe = 0
         self._probes = 0
+        self._former = 0
+        """Probes there had been when it became half-open."""
         self._probe_until = -inf
 
     def admits(self, now: float) -> bool:
@@ -136,14 +139,16 @@ class Breaker:
         change = None
         if self.state == "open":
             change = self._to(now, "half_open", "its time is over")
+            self._former = self._probes
         self._probes += 1
         self._probe = self._probes
         self._probe_until = now + self._rules.probe_lease
         return self._probe, change
 
     def answered(self, now: float, probe: int) -> Change | None:
-        """A call's answer began well: reason enough to close, if it is the probe."""
-        if self._is_probe(probe):
+        """A call's answer began well: reason enough to close, if it is a probe; also one whose
+        lease was over, or what takes longer to answer would never come back."""
+        if self.state == "half_open" and probe > self._former:
             return self._close(now, "a probe went well")
         return None
 
