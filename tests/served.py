@@ -26,7 +26,7 @@ import hypercorn.config
 import uvicorn
 import uvloop
 
-from asgi_llm_gateway.cli.http import GatheringProtocol
+from asgi_llm_gateway.cli.http import PROTOCOL
 
 Server = Literal["uvicorn", "llm-gateway", "hypercorn"]
 SERVERS: tuple[Server, ...] = ("uvicorn", "llm-gateway", "hypercorn")
@@ -156,7 +156,7 @@ def _hypercorn(
 
 _SERVE: dict[Server, Callable[..., Callable[[asyncio.Event], Awaitable[None]]]] = {
     "uvicorn": _uvicorn,
-    "llm-gateway": partial(_uvicorn, http=GatheringProtocol),
+    "llm-gateway": partial(_uvicorn, http=PROTOCOL),
     "hypercorn": _hypercorn,
 }
 _NEW_LOOP: dict[Loop, Callable[[], asyncio.AbstractEventLoop]] = {

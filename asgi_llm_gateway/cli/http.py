@@ -7,9 +7,8 @@ time enough between them for the caller's machine to be woken twice.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from functools import cache
+from typing import Any, Final
 
 from ..runtime import PerLoop
 from ..upstream.outbox import Outbox
@@ -22,12 +21,25 @@ _MUCH = 65_536
 _outboxes = PerLoop(lambda: Outbox(asyncio.get_running_loop()))
 
 
-class GatheringProtocol(HttpToolsProtocol):
-    """See above."""
+def protocol(**given: Any) -> asyncio.Protocol:
+    """What uvicorn calls for each connection it accepts, with what it gives its own protocol."""
+    return _protocol_class()(**given)
 
-    def connection_made(self, transport: Any) -> None:
-        """Called by the event loop."""
-        super().connection_made(Gathering(transport, _outboxes.get(self.loop)))  # type: ignore[arg-type]
+
+PROTOCOL: Final = f"{__name__}:{protocol.__name__}"
+"""What uvicorn's `http` is to be for that."""
+
+
+@cache
+def _protocol_class() -> type[asyncio.Protocol]:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # comes with an extra
+
+    class GatheringProtocol(HttpToolsProtocol):
+        def connection_made(self, transport: Any) -> None:
+            kept: Any = Gathering(transport, _outboxes.get(self.loop))
+            super().connection_made(kept)
+
+    return GatheringProtocol
 
 
 class Gathering:

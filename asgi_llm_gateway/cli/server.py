@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from . import http
 
 if TYPE_CHECKING:
     import uvicorn
@@ -56,8 +57,6 @@ def config(
     """
     try:
         import uvicorn
-
-        from .http import GatheringProtocol
     except ImportError as exc:
         raise ConfigurationError(
             "serving needs uvicorn: pip install 'asgi-llm-gateway[server]'"
@@ -65,7 +64,7 @@ def config(
     return uvicorn.Config(
         make_app,
         factory=True,
-        http=GatheringProtocol,
+        http=http.PROTOCOL,
         ws="none",
         lifespan="on",
         log_config=None,
