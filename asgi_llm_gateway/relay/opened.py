@@ -231,15 +231,12 @@ def _seconds(value: bytes) -> float | None:
 
 async def _beginning(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
     """At most `limit` bytes of an error's body. Its status counts however long it is: providers
-    repeat what the caller sent, so a caller could make it any length."""
+    repeat what the caller sent, so a caller could make it any length. Raises as `_plain` does."""
     body = bytearray()
-    try:
-        async for piece in _plain(response, coding, limit):
-            body += piece
-            if len(body) > limit:
-                break
-    except BadAnswer:
-        pass  # compressed, and too long or damaged: what could be read of it will do
+    async for piece in _plain(response, coding):
+        body += piece
+        if len(body) > limit:
+            break
     return bytes(body[:limit])
 
 
