@@ -95,7 +95,7 @@ async def open_answer(
         tap = tap.of_many(choices) if choices > 1 else tap
         return await _open_stream(response, _plain(response, coding), tap, first_token)
     if _is_json(kind, dialect, streamed=streamed):
-        whole = _read(response, coding, MAX_INFLATED) if coding else response.read(MAX_ANSWER)
+        whole = _inflated_whole(response, coding) if coding else response.read(MAX_ANSWER)
         body = await whole
         check(body, dialect)
         return Whole(status, headers, body)
@@ -240,21 +240,17 @@ async def _beginning(response: UpstreamResponse, coding: bytes, limit: int) -> b
     return bytes(body[:limit])
 
 
-async def _read(response: UpstreamResponse, coding: bytes, limit: int) -> bytes:
-    if not coding:
-        return await response.read(limit)
-    return b"".join([piece async for piece in _plain(response, coding, limit)])
+async def _inflated_whole(response: UpstreamResponse, coding: bytes) -> bytes:
+    return b"".join([piece async for piece in _plain(response, coding)])
 
 
-def _plain(
-    response: UpstreamResponse, coding: bytes, limit: int = MAX_INFLATED
-) -> AsyncIterator[bytes]:
-    """The body uncompressed, at most `limit` bytes of it: identity is asked for, but not every
+def _plain(response: UpstreamResponse, coding: bytes) -> AsyncIterator[bytes]:
+    """The body uncompressed, at most MAX_INFLATED bytes of it: identity is asked for, but not every
     provider listens."""
     if not coding:
         return response.__aiter__()
     try:
-        inflate = inflater(coding, limit)
+        inflate = inflater(coding, MAX_INFLATED)
     except UnsupportedMedia as exc:
         raise BadAnswer("the provider's answer has a content-encoding nobody asked for") from exc
     return _inflated(response, inflate) if inflate else response.__aiter__()
