@@ -241,7 +241,12 @@ async def _beginning(response: UpstreamResponse, coding: bytes, limit: int) -> b
 
 
 async def _inflated_whole(response: UpstreamResponse, coding: bytes) -> bytes:
-    return b"".join([piece async for piece in _plain(response, coding)])
+    body = bytearray()
+    async for piece in _plain(response, coding):
+        body += piece
+        if len(body) > MAX_ANSWER:  # "identity" inflates nothing, and so bounds nothing
+            raise BadAnswer(f"the provider's answer is over {MAX_ANSWER} bytes")
+    return bytes(body)
 
 
 def _plain(response: UpstreamResponse, coding: bytes) -> AsyncIterator[bytes]:
