@@ -141,6 +141,9 @@ class Desk:
                     if lease in self._held
                 ]
                 lost = await self._store.renew(held)
+                for identity, lease in held:
+                    if lease not in self._held:  # given back meanwhile, perhaps before it was held
+                        self.give(Give(identity, lease))
                 if lost:
                     log.warning("%d slots of keys had expired while calls held them", lost)
         except StateUnavailable:

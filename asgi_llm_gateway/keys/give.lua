@@ -6,16 +6,11 @@ local base = KEYS[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
-local function holder(lease)
-  for _, id in ipairs(redis.call('SMEMBERS', base .. ':ids')) do
-    if redis.call('ZREM', base .. ':held:' .. id, lease) == 1 then return id end
-  end
-  return ''
-end
-
+-- What was counted yesterday and is less today must not make today's limit larger.
 local function add(use, field, count)
-  if count ~= 0 and redis.call('HEXISTS', use, field) == 1 then
-    redis.call('HINCRBY', use, field, count)
+  if count ~= 0 and redis.call('HEXISTS', use, field) == 1
+    and redis.call('HINCRBY', use, field, count) < 0 then
+    redis.call('HSET', use, field, 0)
   end
 end
 
@@ -32,10 +27,11 @@ local function place(id, rest)
   redis.call('ZADD', base .. ':later', rested > now and rested or 0, id)
 end
 
+local unknown = {}
 for i = 1, #ARGV, 6 do
   local id, lease, use = ARGV[i], ARGV[i + 1], base .. ':use:' .. ARGV[i]
   if id == '' then
-    id = holder(lease)
+    unknown[#unknown + 1] = lease
   elseif lease ~= '' then
     redis.call('ZREM', base .. ':held:' .. id, lease)
   end
@@ -46,5 +42,12 @@ for i = 1, #ARGV, 6 do
   add(use, 'dt', tokens)
   if id ~= '' and redis.call('SISMEMBER', base .. ':ids', id) == 1 then
     place(id, tonumber(ARGV[i + 5]))
+  end
+end
+-- Of these there are hundreds at a time when the store comes back (keys/desk.py sends 500 at most,
+-- which unpack can take): all keys are looked at once, not for each.
+if #unknown > 0 then
+  for _, id in ipairs(redis.call('SMEMBERS', base .. ':ids')) do
+    if redis.call('ZREM', base .. ':held:' .. id, unpack(unknown)) > 0 then place(id, 0) end
   end
 end

@@ -110,6 +110,12 @@ class Lender:
             self._unreadable.pop(key.fingerprint, None)
             self._stand_in.forget(key)
 
+    async def has_untried(self, tried: Collection[str]) -> bool:
+        """Whether the store has a key that was not tried, free or not; True for an empty one, of
+        which `ask` finds out why."""
+        unwanted, found = set(self._unwanted(tried)), await self._store.ids()
+        return not found or any(identity[:FINGERPRINT] not in unwanted for identity in found)
+
     def _unwanted(self, tried: Collection[str]) -> list[str]:
         unwanted = [*tried]
         if self._unreadable:

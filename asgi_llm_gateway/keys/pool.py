@@ -19,6 +19,7 @@ from .key import DayUse, Key, Quarantined
 from .limits import KeyLimits
 from .memory import Busy, Keyring
 from .places import Clock
+from .sources import sendable
 from .waiting import Waiter, caller_of
 
 log = logging.getLogger("asgi_llm_gateway.keys")
@@ -147,7 +148,7 @@ class MemoryKeyPool(Accounted):
         wall: Clock = time.time,
     ) -> None:
         rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
-        self._secrets = tuple(keys)
+        self._secrets = sendable(keys)
         self._ring = Keyring(chooser(choose), limits, rng, clock, wall)
         self._ring.add(self._secrets, by_hand=False)
         self.limits = limits
@@ -165,7 +166,7 @@ class MemoryKeyPool(Accounted):
 
     async def add(self, keys: Iterable[str]) -> None:
         """Add secrets; also brings back one that was removed."""
-        self._ring.add(keys, by_hand=True)
+        self._ring.add(sendable(keys), by_hand=True)
 
     async def take(
         self, exchange: Any, tried: Collection[str] = (), *, wait: float = 0.0

@@ -26,6 +26,7 @@ from .places import Clock
 from .pool import Hook, chooser, tell_removed, used_tokens
 from .redis_store import PoolStore
 from .sealing import Seal
+from .sources import sendable
 from .stand_in import StandIn
 from .waiting import Waiter, caller_of
 
@@ -76,7 +77,7 @@ class RedisKeyPool(Accounted):
         self.on_removed: list[Hook] = []
         self.resources: Resources[Any] | None = Resources(self._open, started_by="gateway.lifespan")
         self._state = state
-        self._given = tuple(Key(secret) for secret in dict.fromkeys(keys))
+        self._given = tuple(Key(secret) for secret in dict.fromkeys(sendable(keys)))
         rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self._store = PoolStore(state, name, choose=choose, limits=limits, seal=seal)
         self._stand_in = StandIn(
@@ -108,6 +109,8 @@ class RedisKeyPool(Accounted):
             # Who does not wait overtakes only those who want no key that is free.
             if not desk.crowd if wait <= 0 else not len(desk.line):
                 answer = await self._lender.ask(tried, tokens)
+            elif tried and not await self._lender.has_untried(tried):
+                return None  # its turn would not bring it one, so it waits for none
             if not isinstance(answer, Busy):
                 return answer
             if wait <= 0 or (answer.by_itself > wait and not answer.held):
@@ -140,7 +143,7 @@ class RedisKeyPool(Accounted):
 
     async def add(self, keys: Iterable[str]) -> None:
         """Add secrets, for every process at once; also brings back what was removed."""
-        added = [Key(secret) for secret in dict.fromkeys(keys)]
+        added = [Key(secret) for secret in dict.fromkeys(sendable(keys))]
         await self._store.add(added)
         self._lender.learn(added)
 

@@ -26,6 +26,19 @@ def resolve(source: str, environ: Mapping[str, str], *, where: str) -> list[str]
     return [_checked(source.strip(), where)] if source.strip() else []
 
 
+def sendable(secrets: Iterable[str]) -> tuple[str, ...]:
+    """The secrets as they are. Raises ConfigurationError, which shows none, for one that no HTTP
+    header can carry: HTTP libraries repeat such a header in what they raise."""
+    found = tuple(secrets)
+    for number, secret in enumerate(found, 1):
+        if not secret or secret != secret.strip() or not all(" " <= char <= "~" for char in secret):
+            raise ConfigurationError(
+                f"key {number} of {len(found)} is empty or holds a character that no HTTP header "
+                "can carry, such as the line's end; remove it"
+            )
+    return found
+
+
 def resolve_all(sources: Iterable[str], environ: Mapping[str, str], *, where: str) -> list[str]:
     """The secrets of several sources, in order, each once."""
     return list(dict.fromkeys(s for one in sources for s in resolve(one, environ, where=where)))

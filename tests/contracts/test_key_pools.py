@@ -483,3 +483,31 @@ async def test_many_at_once_never_hold_a_key_more_often_than_allowed(make: Make)
     await asyncio.gather(*(call(number) for number in range(300)))
     assert most == 2
     assert not +holding
+
+
+@pytest.mark.parametrize("wait", [0.0, 3.0])
+async def test_a_call_that_tried_every_key_waits_for_none(make: Make, wait: float) -> None:
+    """Also while others stand in line for the same keys."""
+    pool = make(["sk-1"], limits={"concurrency": 1})
+    held = await taken(pool)
+    waiting = asyncio.ensure_future(pool.take(of("b"), wait=5.0))
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    assert await pool.take(of("a"), [held.fingerprint], wait=wait) is None
+    assert time.monotonic() - began < 1.0
+    pool.report(held, "ok")
+    other = await waiting
+    assert other is not None
+    pool.report(other, "ok")
+
+
+@pytest.mark.parametrize("secret", ["sk-secret\n", "sk-s\xe9cret", "", " sk-secret"])
+async def test_a_secret_that_no_header_can_carry_is_refused_unseen(make: Make, secret: str) -> None:
+    """HTTP libraries repeat such a header in what they raise."""
+    with pytest.raises(ConfigurationError, match="key 2 of 2") as refusal:
+        make(["sk-good", secret])
+    assert "ecret" not in str(refusal.value)
+    pool = make(["sk-good"])
+    with pytest.raises(ConfigurationError, match="key 1 of 1"):
+        await pool.add([secret])
+    assert [key.secret for key in await pool.all()] == ["sk-good"]

@@ -18,6 +18,7 @@ from asgi_llm_gateway.keys.memory import Busy
 from asgi_llm_gateway.keys.pool import MemoryKeyPool
 from asgi_llm_gateway.keys.pool_of import pool_of
 from asgi_llm_gateway.keys.redis import RedisKeyPool
+from asgi_llm_gateway.keys.redis_store import Give
 from asgi_llm_gateway.keys.sealing import Seal
 from asgi_llm_gateway.runtime import kept_tasks
 from asgi_llm_gateway.state import State, StateFault
@@ -282,3 +283,51 @@ async def test_a_key_stored_unsealed_is_not_used_where_there_is_a_seal(
     await sealed.add(["sk-planted"])  # now it is sealed
     fresh = pool_at(valkey, ["sk-ours"], seal=Seal([b"k" * 32]))
     assert {key.secret for key in await fresh.all()} == {"sk-ours", "sk-planted"}
+
+
+async def test_a_slot_given_back_while_it_is_renewed_is_free(valkey: Valkey) -> None:
+    """A renewal whose script the store does not know yet arrives after the slot was given back."""
+    valkey.call("SCRIPT", "FLUSH")
+    pool = pool_at(valkey, ["sk-1"], limits=ONE)
+    pool.report(await taken(pool), "ok")
+    await settled()
+    held = await taken(pool)
+    desk = pool._lender.desk
+    desk._renew_at = 0.0
+    desk.tick(asyncio.get_running_loop().time())
+    await asyncio.sleep(0)
+    pool.report(held, "ok")
+    await settled()
+    pool.report(await taken(pool), "ok")
+
+
+async def test_slots_of_which_only_the_lease_is_known_are_found_among_many_keys(
+    valkey: Valkey,
+) -> None:
+    pool = pool_at(valkey, [f"sk-{number}" for number in range(300)], limits=ONE)
+    held = [await taken(pool) for _ in range(300)]
+    leases = [key.lease or "" for key in held]
+    await pool._lender._store.give([Give("", lease) for lease in leases])
+    again = [await taken(pool) for _ in range(300)]
+    assert len({key.fingerprint for key in again}) == 300
+
+
+async def test_a_call_over_midnight_does_not_make_the_new_day_longer(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_llm_gateway.keys.redis.input_tokens", lambda tokens: tokens)
+    pool = pool_at(valkey, ["sk-1"], limits=KeyLimits(tpd=1000))
+    midnight = 1_800_057_600.0
+    now = [midnight - 1]
+    pool._lender._store._wall = lambda: now[0]
+    late = await pool.take(900)
+    now[0] = midnight + 1
+    pool.report(await pool.take(10), "ok")  # type: ignore[arg-type]
+    assert late is not None
+    pool.report(late, "ok", usage=Usage(input=100))
+    await settled()
+    use = await pool.day_use(late)
+    assert use.tokens >= 0
+    assert await pool.take(1000) is not None
+    await settled()
+    assert (await pool.day_use(late)).tokens >= 1000
