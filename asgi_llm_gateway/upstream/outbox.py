@@ -12,7 +12,7 @@ class Writer(Protocol):
     """Something that has put off a write."""
 
     def flush(self) -> None:
-        """Write it now, if it still can be; must not raise."""
+        """Write it now, if it still can be. What it raises is the event loop's to log."""
         ...
 
 
@@ -38,5 +38,10 @@ class Outbox:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for writer in waiting:
-            writer.flush()
+        waiting.reverse()
+        try:
+            while waiting:
+                waiting.pop().flush()
+        finally:
+            for writer in reversed(waiting):  # one has raised, which the loop logs
+                self.add(writer)

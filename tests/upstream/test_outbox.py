@@ -42,6 +42,31 @@ async def test_what_is_added_while_the_outbox_empties_is_written_too():
     assert notes == ["first written", "second written"]
 
 
+async def test_a_write_that_raises_keeps_back_nobody_elses():
+    notes: list[str] = []
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, what: told.append(str(what["exception"])))
+    outbox = Outbox(loop)
+
+    class Broken(Wire):
+        def flush(self) -> None:
+            raise RuntimeError("broken")
+
+    for wire in (
+        Wire("a", notes, outbox),
+        Broken("", notes, outbox),
+        Wire("b", notes, outbox),
+        Wire("c", notes, outbox),
+    ):
+        outbox.add(wire)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    assert notes == ["a written", "b written", "c written"]
+    assert told == ["broken"]
+
+
 async def test_a_connection_that_dies_before_its_request_is_written_costs_the_call_nothing(
     upstream: DirectUpstream,
 ):
