@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Final, Literal
 
-from ..errors import ConfigurationError, GatewayError
+from ..errors import ConfigurationError, GatewayError, StateUnavailable
 from ..runtime import Resources
+from ..state import Lease, State, StateFault
 from .error_table import ErrorTable
 from .health.book import Health
 
@@ -25,6 +26,8 @@ one."""
 Which = Literal["ill", "all"]
 
 _WHICH: Final = ("ill", "all")
+_LEASE: Final = 30.0
+"""Seconds that a dead worker's turn lasts beyond the interval; then another one tests."""
 
 
 class Checkup:
@@ -34,9 +37,10 @@ class Checkup:
         async with checkup.resources: ...
 
     `which = "ill"` tests those that are out or open, or have a model that is; "all" tests every
-    one. A channel disabled by hand is never tested. `at_once` bounds the calls under way. The
-    first round comes after one interval; `every = 0` is off. Raises ConfigurationError for
-    numbers that cannot work.
+    one. A channel disabled by hand is never tested. `at_once` bounds the calls under way. Of the
+    workers that share a `state` one tests for all, who share their health too; while the store is
+    away each tests for itself. The first round comes after one interval; `every = 0` is off.
+    Raises ConfigurationError for numbers that cannot work.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Checkup:
         every: float = 0.0,
         which: Which = "ill",
         at_once: int = 2,
+        state: State | None = None,
         rng: Random | None = None,
     ) -> None:
         if every < 0 or at_once < 1 or which not in _WHICH:
@@ -62,6 +67,7 @@ class Checkup:
         self._every = every
         self._which = which
         self._at_once = at_once
+        self._lease = Lease(state, "checkup", every * 1.1 + _LEASE)
         self._rng = rng or Random()  # noqa: S311 - spreads load, guards nothing
         self.resources: Resources[None] = Resources(self._running, started_by="gateway.lifespan")
 
@@ -112,11 +118,22 @@ class Checkup:
         finally:
             task.cancel()
             await asyncio.wait({task})  # awaiting it would take a cancel of ours for its own
+            with suppress(StateUnavailable, StateFault):  # then it runs out by itself
+                await self._lease.give_back()
+
+    async def _ours(self) -> bool:
+        """Whether it is this worker who tests."""
+        try:
+            return await self._lease.take()
+        except (StateUnavailable, StateFault) as failure:
+            log.info("whose turn it is to test cannot be told: %s", failure)
+            return True
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._every * (0.9 + 0.2 * self._rng.random()))
             try:
-                await self.round()
+                if await self._ours():
+                    await self.round()
             except Exception:  # supervisor: the task must outlive what it did not foresee
                 log.exception("a round of test calls failed; the next one comes")

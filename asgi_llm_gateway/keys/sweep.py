@@ -14,10 +14,9 @@ from random import Random
 
 from ..errors import ConfigurationError, StateUnavailable
 from ..runtime import Resources
-from ..state import State, StateFault
+from ..state import Lease, State, StateFault
 from .accounts import KeyAccounts
 from .key import Key
-from .lease import Lease
 from .pool import MemoryKeyPool
 
 log = logging.getLogger("asgi_llm_gateway.keys")

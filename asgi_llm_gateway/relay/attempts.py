@@ -158,7 +158,7 @@ class Attempts:
             this.wish = plan.times
         failure: GatewayError | None = None
         try:
-            if not self._conduct.health.quiet and not this.admitted():
+            if not self._conduct.health.quiet and not await this.admitted():
                 self.course.refused(channel)
                 return None
             for guard in exchange.guards:

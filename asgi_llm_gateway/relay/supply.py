@@ -141,6 +141,7 @@ class Supply:
             channels=lambda: [c.name for c in table.current.channels if c.config.enabled],
             every=rules.test_every or 0.0,
             which="all" if rules.test_all else "ill",
+            state=self._state,
         )
 
     async def close(self) -> None:

@@ -64,12 +64,18 @@ class Try:
         """As the caller or a fallback names it, before the channel's mapping."""
         self.secret = key.secret
 
-    def admitted(self) -> bool:
+    async def admitted(self) -> bool:
         """Whether health lets the call go there, as a probe perhaps; another may have been
-        quicker to be one."""
-        probe = self._conduct.health.begun(self.channel.name, self.model)
-        self.probe = ORDINARY if probe is None else probe
-        return probe is not None
+        quicker to be one, here or in another process."""
+        health, channel = self._conduct.health, self.channel.name
+        probe = health.begun(channel, self.model)
+        if probe is None:
+            return False
+        self.probe = probe
+        if await health.claimed(channel, self.model, probe):
+            return True
+        self.probe = ORDINARY
+        return False
 
     def begin(self, *, again: bool) -> None:
         """The request is about to be sent; `again` to a channel that failed in this call."""

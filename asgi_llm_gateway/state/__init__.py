@@ -6,8 +6,9 @@ await state.run(Script.of("asgi_llm_gateway.keys", "take.lua"), keys=[...], args
 """
 
 from .faults import StateFault
+from .lease import Lease
 from .script import Script
 from .store import OnFailure, State
 from .url import StoreURL
 
-__all__ = ["OnFailure", "Script", "State", "StateFault", "StoreURL"]
+__all__ = ["Lease", "OnFailure", "Script", "State", "StateFault", "StoreURL"]

@@ -15,12 +15,11 @@ from asgi_llm_gateway.errors import StateUnavailable
 from asgi_llm_gateway.keys.accounts import KeyAccounts
 from asgi_llm_gateway.keys.billing import Balance
 from asgi_llm_gateway.keys.key import Key
-from asgi_llm_gateway.keys.lease import Lease
 from asgi_llm_gateway.keys.pool import MemoryKeyPool
 from asgi_llm_gateway.keys.probes import Asks, Told
 from asgi_llm_gateway.keys.redis import RedisKeyPool
 from asgi_llm_gateway.keys.sweep import Sweep
-from asgi_llm_gateway.state import State
+from asgi_llm_gateway.state import Lease, State
 from tests.upstreams import FakeUpstream, until
 from tests.valkey import Valkey
 
@@ -161,8 +160,7 @@ async def test_each_worker_sweeps_the_keys_it_alone_has(valkey: Valkey) -> None:
 
 HOLD = """
 import asyncio, sys
-from asgi_llm_gateway.keys.lease import Lease
-from asgi_llm_gateway.state import State
+from asgi_llm_gateway.state import Lease, State
 
 async def hold():
     lease = Lease(State(sys.argv[1], prefix=sys.argv[2]), "sweep", 0.5)

@@ -10,7 +10,7 @@ import httpx
 
 from asgi_llm_gateway import Gateway
 from tests.asgi import Answer
-from tests.faults import good, refusal
+from tests.faults import good, late, refusal
 from tests.faulty import Provider, faulty
 from tests.shared_state.gateways import (
     asked,
@@ -99,3 +99,23 @@ async def test_the_one_that_finds_a_channel_well_again_tells_the_others(valkey: 
             await asyncio.sleep(SOON)
             assert who_served(await asked(second, 3)) == {"a"}
             assert states(second) == set()
+
+
+async def test_of_all_their_calls_one_at_a_time_is_let_through_to_see(valkey: Valkey) -> None:
+    tables = {"failover": QUICK, "health": {"first_open": 2, "longest_open": 2, "jitter": 0}}
+    async with faulty(refusal(503)) as ill, faulty() as well:
+        channels = two_channels(ill, well)
+        async with (
+            gateway(valkey, *channels, **tables) as first,
+            gateway(valkey, *channels, **tables) as second,
+        ):
+            await asked(first, 10)
+            await asyncio.sleep(SOON)
+            assert states(first) == states(second) == {("a", "open")}
+            seen = len(ill.tried)
+            ill.script = [late(1.5)]
+            await asyncio.sleep(2 - SOON + 0.2)  # its time is over in both
+            calls = [asked(one, 1) for one in (first, second) for _ in range(5)]
+            answers = [answer for one in await asyncio.gather(*calls) for answer in one]
+            assert who_served(answers) == {"a", "b"}
+            assert len(ill.tried) == seen + 1

@@ -26,7 +26,7 @@ class Health:
 
         if health.admits(channel, model):
             probe = health.begun(channel, model)    # None: another call is the probe just now
-            ...
+            ...                                     # a probe is `claimed` first
             health.ended(channel, model, verdict=None, seconds=0.4, probe=probe)
 
     While `quiet` is true all of this may be left out, but for the report of a failure. `clock` is
@@ -75,7 +75,8 @@ class Health:
     def begun(self, channel: str, model: str) -> Probe | None:
         """A call goes there; what is returned belongs into `ended`.
 
-        None when it must not go: between `admits` and now another call became the probe.
+        None when it must not go: between `admits` and now another call became the probe. One that
+        is a probe must be `claimed` too, where several processes share their health.
         """
         both = self._ill.both(channel, model) if self._entries else ()
         if not both:
@@ -92,6 +93,19 @@ class Health:
                 part = number
             self._tell(name, change)
         return Probe(whole, part) if whole or part else ORDINARY
+
+    async def claimed(self, channel: str, model: str, probe: Probe) -> bool:
+        """Whether no other process has such a probe under way: else the call must not go, and its
+        probe has been given back. Only a probe waits for the store."""
+        shared = self._shared
+        if shared is None or probe is ORDINARY:
+            return True
+        for name, breaker, number in self._ill.both(channel, model, probe):
+            if number and not await shared.claim(name, self.rules.probe_lease):
+                self.given_back(channel, model, probe)
+                breaker.outdone(self._clock())
+                return False
+        return True
 
     def answered(self, channel: str, model: str, probe: Probe) -> None:
         """The first event of a call's answer is there, which may go on for minutes.
@@ -120,6 +134,7 @@ class Health:
         `seconds` is how long ago it began, `first` how long its first event took, `cooldown` for
         how long the provider asked to be left alone.
         """
+        self._release(channel, model, probe)
         if verdict is None:
             if self._entries or self._watches_speed:
                 self._went_well(channel, model, seconds, first, probe)
@@ -132,6 +147,7 @@ class Health:
         """A call ended without saying anything of the provider: its caller left, say."""
         if probe is ORDINARY:
             return
+        self._release(channel, model, probe)
         for _, breaker, number in self._ill.both(channel, model, probe):
             breaker.given_back(number)
 
@@ -139,12 +155,8 @@ class Health:
         """The clock's time at which it may be asked again: None for now, infinity for when a
         test or a hand brings it back."""
         now = self._clock()
-        times = [
-            when
-            for name in ((channel, None), (channel, model))
-            if (breaker := self._entries.get(name)) and (when := breaker.retry_at(now)) is not None
-        ]
-        return max(times, default=None)
+        times = [breaker.retry_at(now) for _, breaker, _ in self._ill.both(channel, model)]
+        return max((when for when in times if when is not None), default=None)
 
     def disable(self, channel: str, reason: str = "disabled by hand") -> None:
         """Take a channel out by hand; nothing but `enable` brings it back."""
@@ -188,33 +200,17 @@ class Health:
 
     def states(self) -> list[HealthState]:
         """Everything that is not simply well."""
-        now, wall = self._clock(), self._wall()
-        found = [
-            HealthState(
-                *name,
-                breaker.state,
-                breaker.reason,
-                wall + breaker.until - now if breaker.state == "open" else None,
-            )
-            for name, breaker in list(self._entries.items())
-            if breaker.state != "closed"
-        ]
-        return sorted(found, key=lambda state: (state.channel, state.model or ""))
+        return self._ill.states(self._clock(), self._wall())
 
     def record(self, name: Name) -> Record | None:
         """How this entry is now; None when there is nothing to tell of it."""
         breaker = self._entries.get(name)
-        if breaker is None:
-            return Record("closed", "well")
-        if breaker.state == "half_open":
-            return None
-        left = max(0.0, breaker.until - self._clock()) if breaker.state == "open" else 0.0
-        return Record(breaker.state, breaker.reason, left, breaker.state == "disabled")
+        return Record("closed", "well") if breaker is None else breaker.record(self._clock())
 
     def names(self) -> list[Name]:
         """Every entry that cannot be asked, for a store that has lost its memory."""
-        entries = list(self._entries.items())
-        return [name for name, b in entries if b.state not in ("closed", "half_open")]
+        ill = list(self._entries.items())
+        return [name for name, breaker in ill if breaker.state not in ("closed", "half_open")]
 
     def adopt(self, name: Name, record: Record) -> None:
         """What another process found; the longest opening counts, and a hand above everything."""
@@ -236,6 +232,12 @@ class Health:
                 change = breaker.open_until(now, now + record.left, record.reason)
             self._tell(name, change, shared=True)
         self._ill.tidy(now)
+
+    def _release(self, channel: str, model: str, probe: Probe) -> None:
+        if self._shared is not None and probe is not ORDINARY:
+            for name, _, number in self._ill.both(channel, model, probe):
+                if number:
+                    self._shared.release(name)
 
     def _went_well(
         self, channel: str, model: str, seconds: float, first: float | None, probe: Probe

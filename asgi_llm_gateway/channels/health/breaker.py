@@ -18,11 +18,13 @@ from math import inf
 from random import Random
 from typing import Final
 
-from .events import Change, Condition
+from .events import Change, Condition, Record
 from .rules import HealthRules
 
 _NOTABLE: Final = 1.0
 """Seconds by which an opening must grow to be told again."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds; by then another process has told what became of its probe, or goes on probing."""
 
 
 class Window:
@@ -157,6 +159,13 @@ class Breaker:
         if self._is_probe(probe):
             self._probe = 0
 
+    def outdone(self, now: float) -> None:
+        """Another process has a probe under way: here nobody tries for a moment."""
+        if self.state == "half_open" and not self._probe:
+            self._probes += 1
+            self._probe = self._probes
+            self._probe_until = now + min(_LOOK_AGAIN, self._rules.probe_lease)
+
     def succeeded(self, now: float, *, began: float, probe: int, slow: bool) -> Change | None:
         """A call went well."""
         if self.state != "closed":
@@ -213,6 +222,13 @@ class Breaker:
             return None
         self._times = 0
         return None if self.state == "closed" else self._close(now, reason)
+
+    def record(self, now: float) -> Record | None:
+        """How it is, as other processes are told; None while it is half-open, which is no news."""
+        if self.state == "half_open":
+            return None
+        left = max(0.0, self.until - now) if self.state == "open" else 0.0
+        return Record(self.state, self.reason, left, self.state == "disabled")
 
     def well(self, now: float) -> bool:
         """Whether nothing is left to remember."""

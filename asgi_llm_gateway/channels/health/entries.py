@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from .breaker import Breaker
-from .events import Name
+from .events import HealthState, Name
 from .rules import HealthRules
 
 _LONGEST_MODEL: Final = 256
@@ -62,6 +62,20 @@ class Entries:
             for name, number in numbered
             if (breaker := self.all.get(name)) is not None
         ]
+
+    def states(self, now: float, wall: float) -> list[HealthState]:
+        """Everything that is not simply well; `wall` is the unix time that `now` is."""
+        found = [
+            HealthState(
+                *name,
+                breaker.state,
+                breaker.reason,
+                wall + breaker.until - now if breaker.state == "open" else None,
+            )
+            for name, breaker in list(self.all.items())
+            if breaker.state != "closed"
+        ]
+        return sorted(found, key=lambda state: (state.channel, state.model or ""))
 
     def of(self, channel: str) -> list[tuple[Name, Breaker]]:
         """Those of a channel and of the models on it."""

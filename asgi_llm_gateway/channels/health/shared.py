@@ -1,18 +1,21 @@
 """Health told from process to process through the shared store, beside the calls.
 
 No call waits for the store: changes are put on a list, and one task per event loop brings them to
-the store and fetches those of the others, in one command, about twice a second. When the store is
-away every process goes by what it sees itself.
+the store and fetches those of the others, in one command, about twice a second. Only a call that is
+to be a probe asks first, so that there is one at a time in all processes. When the store is away
+every process goes by what it sees itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from hashlib import sha256
 from random import Random
 from typing import Any, Final
 
@@ -20,7 +23,7 @@ import msgspec
 
 from ...errors import StateUnavailable
 from ...runtime import Resources
-from ...state import Script, State, StateFault
+from ...state import Lease, Script, State, StateFault
 from .book import Health
 from .events import Condition, Name, Record
 
@@ -76,6 +79,9 @@ class SharedHealth:
         self._seen = 0
         self._memory: bytes | None = None
         self._away = False
+        self._owner = secrets.token_hex(16)
+        self._ended: set[Name] = set()
+        """Probes that are over, whose claims are given back."""
         self.resources: Resources[None] = Resources(self._running, started_by="gateway.lifespan")
 
     def bind(self, health: Health) -> None:
@@ -89,6 +95,20 @@ class SharedHealth:
             # A store long away: what opens and closes by itself can be forgotten.
             changed.pop(next((n for n, hand in changed.items() if not hand), name), None)
         changed[name] = by_hand or changed.get(name, False)
+
+    async def claim(self, name: Name, seconds: float) -> bool:
+        """Whether no other process has a probe under way there; then none begins one for so many
+        seconds, or until it is released. While the store is away everybody may."""
+        self._ended.discard(name)
+        try:
+            return await self._claim_on(name, seconds).take()
+        except (StateUnavailable, StateFault):
+            return True
+
+    def release(self, name: Name) -> None:
+        """A probe is over; with the next sync others may try."""
+        if len(self._ended) < _MOST_KEPT:  # else the claim runs out by itself
+            self._ended.add(name)
 
     async def sync(self) -> None:
         """Bring what changed here and take what changed elsewhere; never raises for a store that
@@ -107,9 +127,24 @@ class SharedHealth:
         else:
             self._say(away=False)
             self._take(found, sent)
+            await self._give_claims_back()
         finally:
             for name, by_hand in rest.items():
                 self.note(name, by_hand=by_hand)
+
+    def _claim_on(self, name: Name, seconds: float = 1.0) -> Lease:
+        # Callers choose the names of models: hashed, they are short and hold no brace.
+        about = sha256(_field(name)).hexdigest()
+        return Lease(self._state, f"probe:{about}", seconds, owner=self._owner)
+
+    async def _give_claims_back(self) -> None:
+        ended, self._ended = self._ended, set()
+        if ended:
+            await asyncio.gather(*map(self._give_back, ended))
+
+    async def _give_back(self, name: Name) -> None:
+        with suppress(StateUnavailable, StateFault):  # then it runs out by itself
+            await self._claim_on(name).give_back()
 
     def _records(self, changed: dict[Name, bool]) -> dict[Name, Record]:
         assert self._health is not None
@@ -167,7 +202,7 @@ class SharedHealth:
         finally:
             task.cancel()
             await asyncio.wait({task})  # awaiting it would take a cancel of ours for its own
-            if self._changed:
+            if self._changed or self._ended:
                 await self.sync()
 
     async def _run(self) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import secrets
 
-from ..state import Script, State
+from .script import Script
+from .store import State
 
 
 class Lease:
     """Held by one worker until it is given back or, after a death, for `seconds`.
 
     Renewing is taking again. Without a shared store there is no other worker, and it is always
-    ours. take and give_back raise StateUnavailable.
+    ours. `owner` is for several leases of one worker. take and give_back raise StateUnavailable.
     """
 
-    def __init__(self, state: State | None, name: str, seconds: float = 30.0) -> None:
+    def __init__(
+        self, state: State | None, name: str, seconds: float = 30.0, *, owner: str | None = None
+    ) -> None:
         self.seconds = seconds
         self._state = state if state is not None and state.shared else None
-        self._owner = secrets.token_hex(16)
+        self._owner = owner or secrets.token_hex(16)
         self._key = "" if self._state is None else self._state.name("lease", f"{{{name}}}")
-        self._script = Script.of("asgi_llm_gateway.keys", "lease.lua")
+        self._script = Script.of("asgi_llm_gateway.state", "lease.lua")
 
     async def take(self) -> bool:
         """Take it or hold it for `seconds` more; False while another worker has it."""
