@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +63,6 @@ _HOMES = {
 }
 """Where each name is defined: looked up when it is first used (PEP 562), so that importing the
 package costs nothing that is not used."""
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -201,7 +201,7 @@ class Resources(Generic[T]):
         async with opening.lock:
             if opening.context is None:
                 await self._enter(opening)
-                log.info(
+                log.warning(
                     "started on the first call; give your app %s to start and stop it in order",
                     self._started_by,
                 )

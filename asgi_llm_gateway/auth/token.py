@@ -145,7 +145,8 @@ class AccessToken:
             prefix, _, digest = str(secret).partition(":")
             fields |= {"sha256": digest} if prefix == "sha256" else {"token": secret}
         elif len(given) != 1:
-            raise ConfigurationError(f"{where} needs one of token and sha256")
+            fault = "has both token and sha256; drop one" if given else "needs token or sha256"
+            raise ConfigurationError(f"{where} {fault}")
         if "token" in fields:
             fields["sha256"] = hash_of(fields.pop("token"), where=where)
         known = {"sha256", *TokenFields.__annotations__}

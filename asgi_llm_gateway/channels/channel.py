@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
 from ..keys.choosing import CHOOSERS
@@ -85,6 +87,7 @@ class Channel:
         if not (self.models or self.model_mapping or self.passthrough):
             raise ConfigurationError(f"{where}: models is empty; name what it serves, or ['*']")
         _check_headers(self.headers, where)
+        _check_proxy(self.proxy, where)
         if isinstance(self.timeouts, Mapping):
             object.__setattr__(self, "timeouts", limits_of(self.timeouts, where))
         for glob, limits in self.model_timeouts.items():
@@ -112,6 +115,28 @@ def _check_headers(headers: Mapping[str, str], where: str) -> None:
             raise ConfigurationError(f"{where}: {name!r} is no header you can set")
         if not _VALUE.fullmatch(value):
             raise ConfigurationError(f"{where}: no HTTP header can carry the value of {name!r}")
+
+
+_PROXIES = ("http", "https", "socks5", "socks5h")
+
+
+def _check_proxy(proxy: str | None, where: str) -> None:
+    """Refuse what no proxy is reached by; its URL may hold a password and is not shown."""
+    if proxy is None:
+        return
+    try:
+        parts = urlsplit(proxy)
+        good = parts.scheme in _PROXIES and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an address that is none
+        good = False
+    if not good:
+        raise ConfigurationError(
+            f"{where}: proxy is a URL like http://host:3128 or socks5://host:1080"
+        )
+    if parts.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise ConfigurationError(
+            f"{where}: a SOCKS proxy needs a package more: pip install 'httpx[socks]'"
+        )
 
 
 def limits_of(given: Mapping[str, float | None], where: str) -> Timeouts:

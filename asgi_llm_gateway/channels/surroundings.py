@@ -56,10 +56,12 @@ class Surroundings:
 
             return CallerKeys(concurrency=limits.concurrency)
         secrets = resolve_all(config.keys, self.environ, where=where)
-        if not secrets and not provider.key_required:
-            secrets = [KEYLESS]
-        elif not secrets:
+        if config.keys and not secrets:
+            empty = ", ".join(key for key in config.keys if key.startswith("file:")) or "its keys"
+            raise ConfigurationError(f"{where}: there is no key in {empty}; write one a line")
+        if not secrets and provider.key_required:
             auth_headers(provider, None)  # says which key is missing
+        secrets = secrets or [KEYLESS]
         pool = pool_of(
             config.name,
             secrets,

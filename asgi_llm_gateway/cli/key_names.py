@@ -31,7 +31,8 @@ def secrets_given(sources: Iterable[str], *, plain: bool) -> list[str]:
         else:
             raise ConfigurationError(
                 "a secret on the command line can be read by everybody on this machine: pipe it "
-                "in, name env:NAME or file:PATH, or add --plain if that is all right"
+                "in, name env:NAME or file:PATH, or add --plain if that is all right (fingerprints "
+                "have 12 hex digits, as `llm-gateway keys list` shows them)"
             )
     if not found:
         raise ConfigurationError("there is no key in what was given")

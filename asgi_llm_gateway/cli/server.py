@@ -24,6 +24,8 @@ BACKLOG = 2048
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound and listening; raises ConfigurationError when that cannot be."""
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"--port is a number from 0 to 65535, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -84,7 +84,8 @@ class Exchange:
     def __init__(self, scope: Any, started: float = 0.0) -> None:
         self.root_path: str = root_path_of(scope)
         self.path: str = scope["path"]
-        self.endpoint: Endpoint = find(self.path, self.root_path, scope["headers"])
+        self._headers: Headers = scope["headers"]
+        self.endpoint: Endpoint = find(self.path, self.root_path, self._headers)
         self.started = started
         self.attempts: list[Attempt] = []
         self.guards: list[AttemptGuard] = []
@@ -140,10 +141,11 @@ class Exchange:
         """Where `usage` is to be read from if anybody asks."""
         self._usage_source = source
 
-    def request_id(self, scope: Any) -> str:
+    @property
+    def request_id(self) -> str:
         """What goes out as x-request-id: the caller's own if it is harmless, else our id."""
         if self._request_id is None:
-            for name, value in scope["headers"]:
+            for name, value in self._headers:
                 if name == b"x-request-id" and 0 < len(value) <= 200 and _printable(value):
                     self._request_id = value.decode("ascii")
                     break

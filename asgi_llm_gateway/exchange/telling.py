@@ -14,7 +14,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 async def refuse(exchange: Exchange, scope: Any, send: Send, error: GatewayError) -> None:
     """Tell the caller about `error` in its dialect, and note it on the exchange."""
-    request_id = exchange.request_id(scope)
+    request_id = exchange.request_id
     status, headers, body = render(error, exchange.endpoint.dialect, request_id)
     exchange.outcome, exchange.status = exchange.outcome or "refused", status
     await answer(exchange, scope, send, status, headers, body)
@@ -24,7 +24,7 @@ async def answer(
     exchange: Exchange, scope: Any, send: Send, status: int, headers: Headers, body: bytes
 ) -> None:
     """A whole answer of a part's own, with the request id every answer carries."""
-    headers.append((b"x-request-id", exchange.request_id(scope).encode("ascii")))
+    headers.append((b"x-request-id", exchange.request_id.encode("ascii")))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     shown = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.body", "body": shown, "more_body": False})

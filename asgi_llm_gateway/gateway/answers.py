@@ -71,7 +71,7 @@ async def end_badly(scope: Scope, out: Outgoing, failure: Exception) -> None:
     if isinstance(failure, ClientLeft) or exchange.outcome == "client_left":
         exchange.outcome = "client_left"
         return
-    request_id = exchange.request_id(scope)
+    request_id = exchange.request_id
     if isinstance(failure, OSError) and out.start is not None:
         # What send raises to a caller who left (ASGI 2.4); the body stays without its end.
         log.info("call %s ended early: %s", request_id, failure)

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import ConfigurationError
 
+_VARIABLE = re.compile(r"\$.*|[A-Z][A-Z0-9]*(_[A-Z0-9]+)*_(KEY|TOKEN|SECRET)")
+"""What stands where `env:` was forgotten, or a shell was expected to fill it in."""
+
 
 def resolve(source: str, environ: Mapping[str, str], *, where: str) -> list[str]:
     """The secrets a source names: `env:NAME`, `file:PATH` (one per line) or the text itself.
 
-    Blank and duplicate lines of a file are skipped. Raises ConfigurationError, naming `where` and
-    what to do, for an unset variable, an unreadable file, or a line that no HTTP header can carry
-    (named by its number, never by its text).
+    Blank and duplicate lines of a file are skipped, and those that begin with `#`. Raises
+    ConfigurationError, naming `where` and what to do, for an unset variable, an unreadable file, a
+    line that no HTTP header can carry (named by its number, never by its text), or what looks like
+    a variable's name with `env:` forgotten.
     """
     if source.startswith("env:"):
-        name = source[4:]
+        name = source[4:].strip()
         value = environ.get(name, "").strip()
         if not value:
             raise ConfigurationError(f"{where}: the environment variable {name} is not set; set it")
         return [_checked(value, f"{where}: the environment variable {name}")]
     if source.startswith("file:"):
         return _from_file(Path(source[5:]), where)
-    return [_checked(source.strip(), where)] if source.strip() else []
+    written = source.strip()
+    if _VARIABLE.fullmatch(written):
+        raise ConfigurationError(
+            f"{where}: a key looks like the name of an environment variable; write env:NAME"
+        )
+    return [_checked(written, f"{where}: a key")] if written else []
 
 
 def sendable(secrets: Iterable[str]) -> tuple[str, ...]:
@@ -51,7 +61,8 @@ def _from_file(path: Path, where: str) -> list[str]:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"{where}: cannot read {path}: {reason}") from exc
     lines = ((n, line.strip()) for n, line in enumerate(text.splitlines(), 1))
-    found = [_checked(line, f"{where}: line {n} of {path}") for n, line in lines if line]
+    written = ((n, line) for n, line in lines if line and not line.startswith("#"))
+    found = [_checked(line, f"{where}: line {n} of {path}") for n, line in written]
     return list(dict.fromkeys(found))
 
 

@@ -155,7 +155,7 @@ class Relay:
             out.started and not out.kept_alive
         ):  # it cannot be said any more: without a last message nobody is fooled
             exchange.outcome = "truncated"
-            log.warning("an answer was cut midway: %s", error)
+            log.warning("call %s: an answer was cut midway: %s", exchange.request_id, error)
             return
         try:
             await out.refuse(error)

@@ -57,7 +57,7 @@ class Outbound:
         """The head of the answer, with the request id every answer carries."""
         self.started = True
         self.exchange.status = status
-        headers.append((b"x-request-id", self.exchange.request_id(self._scope).encode()))
+        headers.append((b"x-request-id", self.exchange.request_id.encode()))
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, data: bytes, *, more: bool) -> None:
@@ -91,7 +91,7 @@ class Outbound:
             running.attempt.usage_from(answer.usage)
             exchange.usage_from(running.attempt.read_usage)
             exchange.status = answer.status
-            headers.append((b"x-request-id", exchange.request_id(self._scope).encode()))
+            headers.append((b"x-request-id", exchange.request_id.encode()))
             self.started = True
             send = self.send
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -135,7 +135,7 @@ class Outbound:
         except GatewayError as failure:
             self.exchange.outcome = "truncated"
             this.failed(failure)
-            log.warning("an answer was cut midway: %s", failure)
+            log.warning("call %s: an answer was cut midway: %s", self.exchange.request_id, failure)
             return
         await self.body(b"", more=False)
         self.exchange.outcome = "ok"
@@ -164,12 +164,12 @@ class Outbound:
                 return await self._whole(error.status, headers, error.body)
         else:
             exchange.outcome = "failed" if error.status >= 500 else "refused"
-        status, headers, body = render(error, dialect, exchange.request_id(self._scope))
+        status, headers, body = render(error, dialect, exchange.request_id)
         return await self._whole(status, headers, body)
 
     def error_event(self, error: GatewayError, number: int) -> bytes:
         """The dialect's error event; `number` is its place where a dialect numbers events."""
-        request_id = self.exchange.request_id(self._scope)
+        request_id = self.exchange.request_id
         return stream_event(error, self.exchange.endpoint.dialect, request_id, sequence=number)
 
     async def _whole(self, status: int, headers: Headers, body: bytes) -> None:

@@ -59,7 +59,11 @@ async def stream(out: Outbound, attempts: Attempts, this: Try, *, splice: bool) 
             return None
         if splicing is None or not splicing.recovers(failure):
             return await _break_off(out, this, failure)
-        log.warning("a stream was cut midway, another candidate goes on with it: %s", failure)
+        log.warning(
+            "call %s: a stream was cut midway, another candidate goes on with it: %s",
+            out.exchange.request_id,
+            failure,
+        )
         try:
             this = await attempts.another(failure)
         except GatewayError as last:
@@ -117,7 +121,7 @@ async def _break_off(out: Outbound, this: Try, failure: GatewayError) -> None:
     exchange.outcome = "truncated"
     if this.attempt.ended is None:  # else another was sought in vain, and that is what is told
         this.failed(failure)
-    log.warning("a stream was cut midway: %s", failure)
+    log.warning("call %s: a stream was cut midway: %s", exchange.request_id, failure)
     flow = this.answer
     number = flow.tap.next_number() if isinstance(flow, Flow) and flow.tap else 0
     await out.body(out.error_event(failure, number), more=False)

@@ -105,7 +105,15 @@ class Try:
         if self.wish is not None and self._by_wish(failure, self.wish):
             self._hurried, self.verdict = True, replace(self.verdict, health="none")
         self.asked_for = conduct.believed(asked_for(failure, time.time()))
-        log.info("attempt %d on %s failed: %s", attempt.number, attempt.channel, failure)
+        log.info(
+            "call %s: attempt %d on %s (%.100r, key %s) failed: %s",
+            self._exchange.request_id,
+            attempt.number,
+            attempt.channel,
+            attempt.model,
+            attempt.key,
+            failure,
+        )
 
     async def renew(self) -> bool | None:
         """Whether its key has a new credential after a refusal of the old one; None where nobody

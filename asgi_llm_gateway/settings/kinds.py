@@ -46,7 +46,13 @@ class Kind:
 
     def refusal(self, given: object) -> str:
         """The second half of an error about a value that is not of this kind."""
-        return f"must be {self.expected}, not {_told(given, secret=self.secret)}"
+        told = _told(given, secret=self.secret)
+        if isinstance(given, Mapping) and self.accepts({}):  # a wrong member made it wrong
+            for name, item in given.items():
+                if not self.accepts({name: item}):
+                    told = f"one whose {name} is {_told(item, secret=self.secret)}"
+                    break
+        return f"must be {self.expected}, not {told}"
 
 
 def _told(given: object, *, secret: bool) -> str:

@@ -54,12 +54,11 @@ def read_settings(
 
 def _document(source: str) -> dict[str, Any]:
     try:
-        with open(source, "rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(Path(source).read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"{source}: this is not TOML: {exc}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"{source}: this is not UTF-8 text") from exc
+        raise ConfigurationError(f"{source}: this is not UTF-8 text; save it as UTF-8") from exc
     except OSError as exc:
         raise ConfigurationError(f"{source}: cannot be read: {exc.strerror}") from exc
 

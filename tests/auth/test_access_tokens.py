@@ -159,8 +159,12 @@ def test_a_settings_table_names_its_secret_by_itself_or_by_hash():
 @pytest.mark.parametrize(
     ("secret", "fields", "says"),
     [
-        (None, {"name": "a"}, "one of token and sha256"),
-        (None, {"name": "a", "token": "sk-a", "sha256": "ab" * 32}, "one of token and sha256"),
+        (None, {"name": "a"}, "needs token or sha256"),
+        (
+            None,
+            {"name": "a", "token": "sk-a", "sha256": "ab" * 32},
+            "has both token and sha256; drop one",
+        ),
         ("sk-a", {"name": "a", "token": "sk-b"}, "given twice"),
         ("sk-a", {}, "no name"),
         (None, {"name": "a", "sha256": "abc"}, "64 hexadecimal"),

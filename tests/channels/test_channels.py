@@ -34,6 +34,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"choose_key": "best"}, "choose_key is one of"),
     ({"timeouts": {"conect": 1}}, "timeouts has 'conect'"),
     ({"timeouts": {"connect": 0}}, "timeouts.connect must be above 0"),
+    ({"proxy": "localhost:3128"}, "proxy is a URL like"),
+    ({"proxy": "foo"}, "proxy is a URL like"),
+    ({"proxy": "ftp://host"}, "proxy is a URL like"),
+    ({"proxy": "http://host:none"}, "proxy is a URL like"),
+    ({"proxy": "http://[::1"}, "proxy is a URL like"),
 ]
 
 
@@ -45,13 +50,27 @@ def test_a_channel_that_cannot_work_is_refused_when_it_is_made(
         Channel(**{"name": "main", "models": ["*"], **config})
 
 
+def test_a_socks_proxy_names_the_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(name: str) -> None:
+        assert name == "socksio"
+
+    monkeypatch.setattr("asgi_llm_gateway.channels.channel.find_spec", found)
+    with pytest.raises(ConfigurationError, match=r"pip install 'httpx\[socks\]'"):
+        Channel(name="main", models=["*"], proxy="socks5://user:secret@host:1080")
+    monkeypatch.setattr("asgi_llm_gateway.channels.channel.find_spec", lambda name: object())
+    Channel(name="main", models=["*"], proxy="socks5://user:secret@host:1080")
+
+
 LATER: list[tuple[dict[str, Any], str]] = [
     ({"provider": "nobody"}, "no provider is named 'nobody'"),
     ({"base_url": None}, "base_url"),
     ({"base_url": "ftp://x"}, "base_url"),
     ({"provider": "openai"}, "needs a key"),
     ({"keys": ["env:NOTHING"]}, "channel 'main': the environment variable NOTHING"),
-    ({"keys": ["sk two"]}, "channel 'main'"),
+    ({"keys": ["sk two"]}, "channel 'main': a key holds a space"),
+    ({"keys": ["OPENAI_API_KEY"]}, "channel 'main': a key looks like the name of an environment"),
+    ({"keys": ["${SECRET}"]}, "channel 'main': a key looks like the name of an environment"),
+    ({"keys": ["file:/dev/null"]}, "channel 'main': there is no key in file:/dev/null"),
     ({"headers": {"x-a": "a\r\nb: c"}}, "channel 'main'"),
     ({"headers": {"x a": "b"}}, "channel 'main'"),
     ({"headers": {"x-é": "b"}}, "channel 'main'"),

@@ -213,7 +213,11 @@ def test_secrets_come_from_the_environment_files_and_standard_input_and_not_from
     [
         (["add"], "sk-x\n", "say which channel the keys are for, with --channel NAME; there are"),
         (["add", "--channel", "main"], " \n", "there is no key in what was given"),
-        (["add", "--channel", "main"], "sk-x\nsk y\n", "line 2 of standard input holds a space"),
+        (
+            ["add", "--channel", "main"],
+            "sk-x\nsk y\n",
+            "line 2 of standard input: a key holds a space",
+        ),
         (["add", "--channel", "main", "env:NOT_SET"], "", "NOT_SET is not set"),
         (["add", "--channel", "main", "file:nowhere"], "", "cannot read nowhere"),
         (["list", "--channel", "other"], "", "named 'other'; there are: main, spare"),

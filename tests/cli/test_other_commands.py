@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,3 +182,25 @@ def _until(lines: Iterator[str], last: str) -> Iterator[str]:
         yield line
         if last in line:
             return
+
+
+@pytest.mark.parametrize("command", [["simulate"], ["demo", "--once"]])
+def test_a_port_that_is_none_is_told_in_a_line(command: list[str]) -> None:
+    done = run(*command, "--port", "99999")
+    assert done.returncode == 1
+    assert done.stderr == "llm-gateway: --port is a number from 0 to 65535, not 99999\n"
+
+
+def test_who_reads_no_further_gets_no_traceback(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "asgi_llm_gateway", "check"],
+        cwd=folder,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

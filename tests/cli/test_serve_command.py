@@ -163,7 +163,7 @@ def test_the_environment_alone_is_enough(tmp_path: Path) -> None:
     [
         (
             'token = "sk-alice"',
-            "access_tokens[0]: access token 'alice' needs one of token and sha256",
+            "access_tokens[0]: access token 'alice' needs token or sha256",
         ),
         (
             '[[access_tokens]]\nname = "alice"\ntoken = "sk-alice"',

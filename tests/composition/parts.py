@@ -105,7 +105,7 @@ def mask_texts(exchange: Exchange, document: Any, which: str) -> bool:
 
 async def refuse(scope: Any, send: Any, error: GatewayError) -> None:
     exchange = Exchange.of(scope)
-    request_id = exchange.request_id(scope)
+    request_id = exchange.request_id
     status, headers, body = render(error, exchange.endpoint.dialect, request_id)
     headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -54,7 +54,7 @@ def test_ids_are_ours_128_bits_and_stay_the_same() -> None:
 def test_a_harmless_request_id_is_echoed(given: str) -> None:
     asked = scope(x_request_id=given)
     exchange = Exchange.of(asked)
-    assert exchange.request_id(asked) == given
+    assert exchange.request_id == given
     assert exchange.id != given
 
 
@@ -62,7 +62,7 @@ def test_a_harmless_request_id_is_echoed(given: str) -> None:
 def test_any_other_request_id_is_replaced_by_ours(given: str) -> None:
     asked = scope(x_request_id=given)
     exchange = Exchange.of(asked)
-    assert exchange.request_id(asked) == exchange.id
+    assert exchange.request_id == exchange.id
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_usage_is_read_when_first_asked_for_and_only_once() -> None:
 def test_the_record_has_the_last_attempt_and_no_secret() -> None:
     asked = scope(x_request_id="r-1")
     exchange = Exchange.of(asked)
-    exchange.request_id(asked)
+    assert exchange.request_id == "r-1"
     exchange.caller = Caller("alice", "hash", group="vip", extra={"secret": "sk-1"})
     exchange.model, exchange.outcome, exchange.usage = "m", "ok", Usage(output=1)
     exchange.attempts = [

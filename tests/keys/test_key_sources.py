@@ -34,6 +34,23 @@ def test_a_file_holds_one_a_line_blank_and_repeated_lines_skipped(tmp_path: Path
     assert resolve(f"file:{path}", {}, where=WHERE) == ["sk-1", "sk-2", "sk-3"]
 
 
+def test_a_line_that_begins_with_a_hash_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("# of the team\nsk-1\n#sk-old\nsk-2#3\n")
+    assert resolve(f"file:{tmp_path / 'keys.txt'}", {}, where=WHERE) == ["sk-1", "sk-2#3"]
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "$KEY", "${OPENAI}", "MY_TOKEN", "A_SECRET"])
+def test_a_variable_without_its_env_is_no_key(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="write env:NAME"):
+        resolve(name, {name: "sk-1"}, where=WHERE)
+    assert resolve(f"env: {name}", {name: "sk-1"}, where=WHERE) == ["sk-1"]
+
+
+@pytest.mark.parametrize("key", ["sk-1", "KEY", "AKIAIOSFODNN7EXAMPLE", "GOCSPX-A_KEY", "key_A"])
+def test_what_only_resembles_a_variable_is_a_key(key: str) -> None:
+    assert resolve(key, {}, where=WHERE) == [key]
+
+
 def test_an_empty_file_holds_none(tmp_path: Path) -> None:
     (tmp_path / "keys.txt").write_text("\n\n")
     assert resolve(f"file:{tmp_path / 'keys.txt'}", {}, where=WHERE) == []

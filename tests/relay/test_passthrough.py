@@ -251,6 +251,23 @@ async def test_a_wrong_base_url_is_told_the_right_one(path: str) -> None:
         assert base in error["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/"])
+@pytest.mark.parametrize("root", ["", "/llm"])
+async def test_the_base_url_itself_tells_what_is_below_it(root: str, path: str) -> None:
+    answer = await call(called_by(relay_to(FakeUpstream())), "GET", root + path, root_path=root)
+    assert answer.status == 404
+    assert f"such as {root}/v1/models" in openai_error(answer)["message"]
+
+
+@pytest.mark.parametrize("end", ["/chat/completions", "/responses"])
+async def test_a_base_url_that_has_the_endpoint_too_is_told_so(end: str) -> None:
+    answer = await call(called_by(relay_to(FakeUpstream())), "POST", f"/v1{end}{end}")
+    assert answer.status == 404
+    error = openai_error(answer)
+    assert error["code"] == "wrong_base_url"
+    assert "ends at /v1;" in error["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/threads/t/runs", "/v1/fine_tuning/jobs"])
 async def test_a_known_route_that_no_channel_takes_is_501(path: str) -> None:
     answer = await call(called_by(relay_to(FakeUpstream())), "GET", path)

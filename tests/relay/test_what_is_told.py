@@ -126,6 +126,18 @@ async def test_a_key_that_answers_401_is_taken_out_and_logged_by_its_fingerprint
     assert [key.secret for key in pool.keys] == ["sk-good-2222"]
 
 
+async def test_a_failure_is_logged_under_the_id_the_caller_was_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    relay = relay_to(FakeUpstream(Reply.error(400)), keys=["sk-a-11111111"])
+    answer = await ask(relay)
+    fingerprint = hashlib.sha256(b"sk-a-11111111").hexdigest()[:12]
+    call = f"call {answer.header('x-request-id')}"
+    told = f"{call}: attempt 1 on main ('m', key {fingerprint}) failed: "
+    assert any(line.startswith(told) for line in caplog.messages), caplog.text
+
+
 async def test_dead_keys_do_not_use_up_the_attempts() -> None:
     dead = [f"sk-dead-{n:04}" for n in range(9)]
     upstream = FakeUpstream(

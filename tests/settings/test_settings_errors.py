@@ -87,11 +87,22 @@ def token(**fields: Any) -> dict[str, Any]:
             channel(groups=["env:NOPE"]),
             "channels[0].groups: the environment variable NOPE is not set",
         ),
+        (
+            channel(timeouts={"idle": 5, "connect": "5 minutes"}),
+            "channels[0].timeouts must be a table of seconds like { idle = 60 }, false for no "
+            "limit, not one whose connect is the text '5 minutes'",
+        ),
+        (
+            channel(headers={"x-secret": 77}),
+            'channels[0].headers must be a table of texts like { a = "b" }, not one whose x-secret '
+            "is the number",
+        ),
+        (channel(name={"a": "b"}), "channels[0].name must be a text, not a table"),
         ({"channels": [CHANNEL, CHANNEL]}, "channels[1].name: another channel is named 'main' too"),
         (
             {"aliases": {"a": 1}},
             'aliases must be a table like { fast = "gpt-4o-mini", best = ["gpt-4o", "claude-sonnet'
-            '"] }, not a table',
+            '"] }, not one whose a is the number 1',
         ),
         ({"keys": {"sweep": "often"}}, 'keys.sweep must be a duration like 2.5 (seconds), "500ms"'),
         ({"failover": {"fallback_models": {"a": "b"}}}, "failover.fallback_models must be a table"),
@@ -103,7 +114,7 @@ def token(**fields: Any) -> dict[str, Any]:
         (token(token="file:/not/there"), "access_tokens[0].token: cannot read /not/there"),
         (
             token(sha256="0" * 64),
-            "access_tokens[0]: access token 'alice' needs one of token and sha256",
+            "access_tokens[0]: access token 'alice' has both token and sha256; drop one",
         ),
         (
             token(ips=["10.0.0.1/8"]),
@@ -229,3 +240,9 @@ _TABLE = st.sampled_from(["server", "auth", "failover", "channels", "access_toke
 def test_any_document_is_settings_or_lines_of_problems(document: dict[str, Any]) -> None:
     with suppress(ConfigurationError):  # any other exception fails this test
         assert read_settings(document, environ={}).source == "settings"
+
+
+def test_a_file_as_windows_editors_save_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_bytes(b"\xef\xbb\xbf[server]\r\nport = 9\r\n")
+    assert read_settings(file, environ={}).server.port == 9
