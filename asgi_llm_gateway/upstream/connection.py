@@ -161,8 +161,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer
-        if answer is None:
-            # Nobody asked: whatever it is, it must not become the start of the next answer.
+        if answer is None or self.request:
+            # Nobody asked, or the question is not written yet: whatever it is, it must not become
+            # the start of the next answer.
             self.discard()
             return
         parts = self.parts

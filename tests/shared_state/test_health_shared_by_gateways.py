@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from asgi_llm_gateway import Gateway
 from tests.asgi import Answer
@@ -101,6 +102,7 @@ async def test_the_one_that_finds_a_channel_well_again_tells_the_others(valkey: 
             assert states(second) == set()
 
 
+@pytest.mark.slow
 async def test_of_all_their_calls_one_at_a_time_is_let_through_to_see(valkey: Valkey) -> None:
     tables = {"failover": QUICK, "health": {"first_open": 2, "longest_open": 2, "jitter": 0}}
     async with faulty(refusal(503)) as ill, faulty() as well:

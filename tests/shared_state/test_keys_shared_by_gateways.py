@@ -137,6 +137,7 @@ class Users:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_the_command_line_changes_the_keys_of_running_gateways(
     valkey: Valkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ async def test_two_gateways_never_meet_on_a_key_while_streams_are_cut_and_caller
     assert set(watching.calls) == set(KEYS)
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_gives_its_keys_to_the_others_within_the_lease(
     valkey: Valkey, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from asgi_llm_gateway.upstream import DirectUpstream
+from asgi_llm_gateway.upstream.connection import Connection
 from asgi_llm_gateway.upstream.outbox import Outbox
 from tests.upstream.socket_server import OK, answers, serve
 
@@ -78,3 +81,22 @@ async def test_a_connection_that_dies_before_its_request_is_written_costs_the_ca
             peer.reset()
         answer = await call
         assert await answer.read(100) == b"ok"
+
+
+async def test_what_comes_before_the_request_is_written_is_not_its_answer(
+    upstream: DirectUpstream, monkeypatch: pytest.MonkeyPatch
+):
+    begin = Connection.begin
+
+    def begin_and_hear_at_once(self: Connection, *given: object, **how: object) -> None:
+        reused = self.used
+        begin(self, *given, **how)  # type: ignore[arg-type]
+        if reused:
+            self.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale")
+
+    monkeypatch.setattr(Connection, "begin", begin_and_hear_at_once)
+    async with serve(answers(OK, OK)) as server:
+        await (await upstream.send(server.post())).read(100)
+        answer = await upstream.send(server.post(b"[1]"))
+        assert await answer.read(100) == b"ok"
+        assert len(server.requests) == 2
