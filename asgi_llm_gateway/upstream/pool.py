@@ -22,6 +22,9 @@ from .upload import upload
 
 __all__ = ["OriginPool"]
 
+_PROMPT = 1.0
+"""Seconds within which a provider that had closed a connection lets us know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -100,15 +103,17 @@ class OriginPool:
                 answer.stop_upload()
             if answer.status or answer.error is None:
                 return answer
-            if again or not reused or not self._unread(request, answer):
+            if again or not reused or not self._unread(request, answer, now):
                 raise answer.error
             connection, again = None, True
 
-    def _unread(self, request: UpstreamRequest, answer: Answer) -> bool:
+    def _unread(self, request: UpstreamRequest, answer: Answer, since: float) -> bool:
         """Whether the provider closed the connection while the request was on its way, and so has
-        read none of it, and it can be sent once more."""
+        read none of it, and it can be sent once more. One that goes later may have worked on it:
+        that is for failover to judge."""
         return (
             answer.seen == 0
+            and self._clock() - since < _PROMPT
             and isinstance(answer.error, ConnectionLost)
             and isinstance(request.body, bytes)
             and not self.closed

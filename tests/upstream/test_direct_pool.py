@@ -376,3 +376,20 @@ async def test_origins_without_a_connection_are_forgotten_when_there_are_many(up
         assert len(upstream._latest.pools) <= 64
         await fetch(upstream, server.get())
         assert server.accepted == 1
+
+
+async def test_a_provider_that_goes_after_a_while_is_not_asked_again_unseen(upstream):
+    """It may have worked on the request, and be paid for it: failover decides what comes next."""
+
+    async def script(peer):
+        await peer.request()
+        peer.write(OK)
+        await peer.request()
+        await asyncio.sleep(1.2)
+        peer.reset()
+
+    async with serve(script) as server:
+        await fetch(upstream, server.post())
+        with pytest.raises(ConnectionLost):
+            await fetch(upstream, server.post())
+        assert server.accepted == 1
