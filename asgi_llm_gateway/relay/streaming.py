@@ -59,11 +59,8 @@ async def stream(out: Outbound, attempts: Attempts, this: Try, *, splice: bool) 
             return None
         if splicing is None or not splicing.recovers(failure):
             return await _break_off(out, this, failure)
-        log.warning(
-            "call %s: a stream was cut midway, another candidate goes on with it: %s",
-            out.exchange.request_id,
-            failure,
-        )
+        call = out.exchange.request_id
+        log.warning("call %s: a stream was cut midway, another goes on with it: %s", call, failure)
         try:
             this = await attempts.another(failure)
         except GatewayError as last:

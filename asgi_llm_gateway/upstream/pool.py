@@ -120,11 +120,7 @@ class OriginPool:
         )
 
     def _ask(
-        self,
-        connection: Connection,
-        request: UpstreamRequest,
-        head: bytes,
-        answer: Answer,
+        self, connection: Connection, request: UpstreamRequest, head: bytes, answer: Answer
     ) -> None:
         """Send; the answer's waiter ends with its head or its failure."""
         if not self._sweep.fast:
